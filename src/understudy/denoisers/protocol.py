@@ -1,0 +1,78 @@
+"""What the sampling engine asks of a model, and nothing more.
+
+Shapes: B sequences in the batch, L length, R revealed positions of all B sequences together, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from understudy.flops import PassFlops
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where in a batch logits are wanted: R pairs (row, column), known on the host before the pass.
+
+    rows, cols: int64 arrays (R,), sorted by row; every row of the batch occurs at least once.
+    """
+
+    rows: NDArray[np.int64]
+    cols: NDArray[np.int64]
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Positions wanted per row of the batch (B,)."""
+        return np.bincount(self.rows)
+
+    def padded(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Give `columns` (B, M) and `flat` (R,): row r wants columns[r, :counts[r]].
+
+        Rows with fewer than M positions repeat their first one; `flat` picks the R wanted entries out of the
+        B·M computed ones, in the order of `rows` and `cols`.
+        """
+        counts = self.counts
+        width = int(counts.max())
+        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        offset = np.arange(len(self.rows)) - starts[self.rows]
+        columns = np.repeat(self.cols[starts][:, None], width, axis=1)
+        columns[self.rows, offset] = self.cols
+        return columns, self.rows * width + offset
+
+
+class Denoiser(Protocol):
+    """A model p(x0 | xt) for masked diffusion, as the engine sees it.
+
+    vocab_size: width V of the logits.
+    mask_id: the token that stands for "masked"; its logit is ignored.
+    max_length: longest sequence the model takes, or None where there is no limit.
+    uses_time: whether `t` changes the answer.
+    begin_id: the token that every training sequence began with, or None; a prefix goes after it.
+    device: where `xt` must lie and where the logits come back.
+    """
+
+    vocab_size: int
+    mask_id: int
+    max_length: int | None
+    uses_time: bool
+    begin_id: int | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        ...
+
+    def logits(self, xt: torch.Tensor, t: torch.Tensor | None = None, where: Positions | None = None) -> torch.Tensor:
+        """Logits of x0.
+
+        xt: int64 (B, L). t: float (B,) in [0, 1], 1 = all masked; needed where `uses_time`.
+        where: the positions wanted; the answer is then (R, V) in their order, else (B, L, V).
+        """
+        ...
+
+    def pass_flops(self, length: int, revealed: int | None = None) -> PassFlops:
+        """Cost of one pass of one sequence: full, or with logits at `revealed` positions only."""
+        ...

@@ -1,0 +1,181 @@
+"""What a pass, a schedule and a run cost in FLOPs: the conventions, stated once.
+
+2 per multiply-add; forward only; full bidirectional attention; table look-ups, norms, activations and softmax are
+free. Three figures always go together:
+
+- nominal, blocks only: N passes, transformer blocks alone. The convention of Sedykh et al. 2026 (arXiv 2604.02340):
+  a quarter of the steps by 4 of 12 blocks saves 16.7 %.
+- nominal with head: the same passes with the output head at every position.
+- executed: the passes really made, with the head and the last block's queries at revealed positions only. Saved
+  against N dense heavy passes (what the published sampler makes), and against heavy alone under the same reveal plan
+  (what the schedule alone saves).
+
+The reference ("heavy") is the model whose full pass costs most.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.noise import NoiseSchedule
+from understudy.reveal import RevealPlan
+from understudy.schedule import ModelSchedule
+
+
+@dataclass(frozen=True)
+class PassFlops:
+    """Forward FLOPs of one pass of one sequence; `blocks` is the transformer blocks alone."""
+
+    blocks: int
+    head: int
+
+    @property
+    def total(self) -> int:
+        """Blocks and head together."""
+        return self.blocks + self.head
+
+
+class CostedModel(Protocol):
+    """Whatever knows the cost of its passes: a denoiser, or a mere shape."""
+
+    def pass_flops(self, length: int, revealed: int | None = None) -> PassFlops:
+        """Cost of one pass of one sequence: full, or with logits at `revealed` positions only."""
+        ...
+
+
+@dataclass(frozen=True)
+class TransformerShape:
+    """What the cost of a transformer depends on; MLP four times as wide as the model, one head per vocabulary entry."""
+
+    width: int
+    blocks: int
+    vocab_size: int
+
+    def pass_flops(self, length: int, revealed: int | None = None) -> PassFlops:
+        """Cost of one pass over `length` tokens.
+
+        A block costs 24·D² + 4·L·D per token (qkv 6D², attention 4LD, output 2D², MLP 16D²). With `revealed` given,
+        the last block makes keys and values everywhere (4D² per token) and the rest at `revealed` positions, and
+        the head, 2·D·V per token, reads those only.
+        """
+        d, per_token = self.width, 24 * self.width**2 + 4 * length * self.width
+        if revealed is None:
+            return PassFlops(self.blocks * length * per_token, 2 * length * d * self.vocab_size)
+        last = 4 * d**2 * length + (20 * d**2 + 4 * length * d) * revealed
+        return PassFlops((self.blocks - 1) * length * per_token + last, 2 * revealed * d * self.vocab_size)
+
+
+@dataclass(frozen=True)
+class FlopsReport:
+    """The figures that are always given together; shares in [0, 1], negative where a schedule costs more.
+
+    executed: FLOPs of all passes made, over all samples (a float where it is an expectation).
+    executed_saved: against N dense passes of the reference. schedule_saved: against the reference under the same plan.
+    """
+
+    nominal_blocks_saved: float
+    nominal_saved: float
+    executed: float
+    executed_saved: float
+    schedule_saved: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain numbers for JSON."""
+        return asdict(self)
+
+
+def reference_key(denoisers: Mapping[str, CostedModel], length: int) -> str:
+    """Key of the model whose full pass costs most: what "heavy" means in every figure."""
+    return max(denoisers, key=lambda key: denoisers[key].pass_flops(length).total)
+
+
+def nominal_saved(denoisers: Mapping[str, CostedModel], schedule: ModelSchedule, length: int) -> tuple[float, float]:
+    """Shares saved by N full passes, (blocks only, with head), against N passes of the reference."""
+    full = {key: model.pass_flops(length) for key, model in denoisers.items()}
+    heavy = full[reference_key(denoisers, length)]
+    shares = {key: steps / schedule.num_steps for key, steps in schedule.counts.items()}
+    blocks = sum(share * full[key].blocks for key, share in shares.items())
+    total = sum(share * full[key].total for key, share in shares.items())
+    return _saved(blocks, heavy.blocks), _saved(total, heavy.total)
+
+
+def executed_report(denoisers: Mapping[str, CostedModel], schedule: ModelSchedule, plan: RevealPlan) -> FlopsReport:
+    """Cost of executing `plan` under `schedule`: exact, and known before the first pass."""
+    keys, revealed = plan.event_keys(schedule), plan.events.num_revealed
+    heavy = reference_key(denoisers, plan.length)
+    executed = sum(_passes_cost(denoisers[key], plan.length, revealed[keys == key]) for key in schedule.keys)
+    heavy_alone = _passes_cost(denoisers[heavy], plan.length, revealed)
+    dense = plan.num_samples * plan.num_steps * denoisers[heavy].pass_flops(plan.length).total
+    return _report(denoisers, schedule, plan.length, executed, heavy_alone, dense)
+
+
+def expected_report(
+    denoisers: Mapping[str, CostedModel],
+    schedule: ModelSchedule,
+    noise: NoiseSchedule,
+    *,
+    length: int,
+    free_positions: int | None = None,
+) -> FlopsReport:
+    """Expected cost per sample on the uniform grid, before any plan is drawn.
+
+    A step that reveals a position with probability p reveals none of F with probability (1 − p)^F, and R is binomial
+    given that it is not zero. free_positions: F, the whole length unless given.
+    """
+    free = length if free_positions is None else free_positions
+    prob, is_needed = _step_probabilities(schedule, noise, free)
+    keys = np.array(schedule.steps())
+
+    def expected(model: CostedModel, steps: NDArray[np.bool_]) -> float:
+        # A pass costs a fixed part and one part per revealed position.
+        one, two = (model.pass_flops(length, revealed).total for revealed in (1, 2))
+        per_position = two - one
+        return float(((one - per_position) * is_needed + per_position * free * prob)[steps].sum())
+
+    heavy = denoisers[reference_key(denoisers, length)]
+    executed = sum(expected(denoisers[key], keys == key) for key in schedule.keys)
+    heavy_alone = expected(heavy, np.ones_like(is_needed, dtype=bool))
+    dense = schedule.num_steps * heavy.pass_flops(length).total
+    return _report(denoisers, schedule, length, executed, heavy_alone, dense)
+
+
+def expected_passes(schedule: ModelSchedule, noise: NoiseSchedule, free_positions: int) -> dict[str, float]:
+    """Mean passes per sample by key, on the uniform grid; N·(1 − (1 − 1/N)^F) in all with log-linear noise."""
+    _, is_needed = _step_probabilities(schedule, noise, free_positions)
+    keys = np.array(schedule.steps())
+    return {key: float(is_needed[keys == key].sum()) for key in schedule.keys}
+
+
+def _step_probabilities(
+    schedule: ModelSchedule, noise: NoiseSchedule, free: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """P(a position is revealed at step k) and P(any of `free` positions is), both (N,)."""
+    prob = np.diff(noise.alpha(noise.grid(schedule.num_steps)))
+    with np.errstate(divide="ignore"):  # one step reveals everything: log 0
+        return prob, -np.expm1(free * np.log1p(-prob))
+
+
+def _passes_cost(model: CostedModel, length: int, revealed: NDArray[np.int64]) -> int:
+    """FLOPs of passes that reveal the given numbers of positions (E,)."""
+    values, counts = np.unique(revealed, return_counts=True)
+    costs = (model.pass_flops(length, int(value)).total for value in values)
+    return sum(int(count) * cost for count, cost in zip(counts, costs, strict=True))
+
+
+def _report(
+    denoisers: Mapping[str, CostedModel],
+    schedule: ModelSchedule,
+    length: int,
+    executed: float,
+    heavy_alone: float,
+    dense: float,
+) -> FlopsReport:
+    blocks, total = nominal_saved(denoisers, schedule, length)
+    return FlopsReport(blocks, total, executed, _saved(executed, dense), _saved(executed, heavy_alone))
+
+
+def _saved(cost: float, reference: float) -> float:
+    return 1 - cost / reference if reference else 0.0

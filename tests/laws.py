@@ -1,0 +1,85 @@
+"""Small known laws, the law an N-step ancestral sampler has under them, and how to hold samples against it."""
+
+from collections import defaultdict
+from itertools import product
+
+import numpy as np
+import torch
+
+from understudy.denoisers.exact import ExactDenoiser
+from understudy.noise import noise_schedule
+from understudy.schedule import ModelSchedule
+
+FALSE_ALARM = 1e-6
+"""Probability with which a right sampler fails one chi-square check, were its seed drawn anew."""
+
+
+def random_law(num_tokens, length, seed, sharpness=2.0):
+    """A law in which positions depend on each other: Dirichlet-like weights over all sequences."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.rand((num_tokens,) * length, generator=generator, dtype=torch.float64) ** sharpness
+    return weights / weights.sum()
+
+
+def ancestral_law(denoisers, schedule, template, noise="loglinear"):
+    """Law of N-step ancestral sampling by enumeration: {sequence: probability}, knowing nothing of the samplers.
+
+    At each step every masked position independently stays masked with probability 1 − r or takes v with r·p(v).
+    """
+    law = noise_schedule(noise)
+    schedule = ModelSchedule.parse(schedule)
+    times = law.grid(schedule.num_steps)
+    canvases = {tuple(template): 1.0}
+    for step in range(schedule.num_steps):
+        model = denoisers[schedule.key_at(step)]
+        reveal = law.reveal_prob(float(times[step]), float(times[step + 1]))
+        following = defaultdict(float)
+        for canvas, mass in canvases.items():
+            probs = torch.softmax(model.logits(torch.tensor([canvas]))[0], -1).tolist()
+            choices = [
+                [(token, 1.0)]
+                if token != model.mask_id
+                else [(model.mask_id, 1 - reveal)] + [(v, reveal * p) for v, p in enumerate(probs) if p > 0]
+                for token, probs in zip(canvas, probs, strict=True)
+            ]
+            for combination in product(*choices):
+                following[tuple(token for token, _ in combination)] += mass * float(
+                    np.prod([p for _, p in combination])
+                )
+        canvases = {canvas: mass for canvas, mass in following.items() if mass > 0}
+    return canvases
+
+
+def chi_square_p_value(tokens, law):
+    """p-value of Pearson's test that the rows of tokens (n, L) come from `law`; cells expecting < 5 are pooled."""
+    counts = defaultdict(int)
+    for row in tokens.tolist():
+        counts[tuple(row)] += 1
+    assert set(counts) <= set(law), "a sequence of probability 0 was drawn"
+    expected = {sequence: mass * len(tokens) for sequence, mass in law.items()}
+    large = [sequence for sequence, value in expected.items() if value >= 5]
+    pairs = [(counts[s], expected[s]) for s in large]
+    rest = (len(tokens) - sum(c for c, _ in pairs), len(tokens) - sum(e for _, e in pairs))
+    if rest[1] >= 5:
+        pairs.append(rest)
+    statistic = sum((count - value) ** 2 / value for count, value in pairs)
+    freedom = len(pairs) - 1
+    return float(torch.special.gammaincc(torch.tensor(freedom / 2), torch.tensor(statistic / 2)))
+
+
+def exact_pair(num_tokens=2, length=3):
+    """Two exact denoisers of different laws, as heavy and light."""
+    return {
+        "H": ExactDenoiser(random_law(num_tokens, length, seed=1)),
+        "L": ExactDenoiser(random_law(num_tokens, length, seed=2)),
+    }
+
+
+def drain(steps):
+    """Run a generator of step records to its end: (records, result)."""
+    records = []
+    while True:
+        try:
+            records.append(next(steps))
+        except StopIteration as stop:
+            return records, stop.value
