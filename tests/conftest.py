@@ -7,5 +7,5 @@ from hypothesis import settings
 settings.register_profile("understudy", deadline=None)
 settings.load_profile("understudy")
 
-# The networks here are so small that waking a second thread costs more than it saves.
+# The networks here are so small that a second thread costs more than it saves; and one thread sums in one order.
 torch.set_num_threads(1)

@@ -73,13 +73,3 @@ def exact_pair(num_tokens=2, length=3):
         "H": ExactDenoiser(random_law(num_tokens, length, seed=1)),
         "L": ExactDenoiser(random_law(num_tokens, length, seed=2)),
     }
-
-
-def drain(steps):
-    """Run a generator of step records to its end: (records, result)."""
-    records = []
-    while True:
-        try:
-            records.append(next(steps))
-        except StopIteration as stop:
-            return records, stop.value

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laws import drain, exact_pair
+from driving import finish
+from laws import exact_pair
 from models import MASK, VOCAB, CountingDenoiser, tiny_denoiser, tiny_pair
 from understudy import ModelSchedule, sample, sample_plain, sample_steps
 from understudy.errors import ModelError, PairingError, PromptError, ScheduleError, SettingError
@@ -75,7 +76,7 @@ def test_nfe_is_what_a_counting_denoiser_saw(batch_size):
     pair = {key: CountingDenoiser(model) for key, model in tiny_pair().items()}
     task = SamplingTask.create(pair, "L5,H10,L5", length=20, num_samples=9, batch_size=batch_size)
     predicted = task.plan.num_passes(task.schedule)
-    records, result = drain(sample_steps(task))
+    records, result = finish(sample_steps(task))
     assert result.nfe == predicted == {key: model.sequences for key, model in pair.items()}
     assert sum(len(record.samples) for record in records) == task.num_passes
     assert sum(model.positions for model in pair.values()) == 9 * 20  # the head sees each position once
@@ -84,7 +85,7 @@ def test_nfe_is_what_a_counting_denoiser_saw(batch_size):
 def test_plain_counts_every_step():
     pair = {key: CountingDenoiser(model) for key, model in tiny_pair().items()}
     task = SamplingTask.create(pair, "L2,H4,L2", length=10, num_samples=5, batch_size=2)
-    _, result = drain(sample_plain(task))
+    _, result = finish(sample_plain(task))
     assert result.nfe == {"L": 20, "H": 20} == {key: model.sequences for key, model in pair.items()}
 
 
@@ -92,7 +93,7 @@ def test_reuse_belongs_to_one_model():
     # One free position, ten steps: with one model a single pass serves until the reveal; a new key needs its own.
     pair = {key: CountingDenoiser(model) for key, model in exact_pair().items()}
     task = SamplingTask.create(pair, "L5,H5", template=[0, 1, 2], num_samples=1, seed=2)
-    records, result = drain(sample_plain(task, reuse_unchanged=True))
+    records, result = finish(sample_plain(task, reuse_unchanged=True))
     revealed_at = next(int(record.steps[0]) for record in records if len(record.rows))
     if revealed_at < 5:
         assert result.nfe == {"L": 1 + (revealed_at < 4), "H": 1}
@@ -105,7 +106,7 @@ def test_records_rebuild_the_canvas():
     task = SamplingTask.create(tiny_pair(), "L5,H10,L5", length=20, num_samples=6, prefix=[1, 2, 3], suffix=[4])
     canvas, author = task.template.copy(), np.full(task.template.shape, "", dtype="<U1")
     steps = sample_steps(task)
-    records, result = drain(steps)
+    records, result = finish(steps)
     for record in records:
         cells = record.samples[record.rows], record.positions
         assert (canvas[cells] == MASK).all()
@@ -170,7 +171,7 @@ def test_nan_logits_end_the_run_and_name_the_model(run):
     pair = {"H": tiny_denoiser(), "L": BrokenDenoiser(tiny_denoiser())}
     task = SamplingTask.create(pair, "H4,L4", length=8, num_samples=2)
     with pytest.raises(ModelError, match="model L returned logits with NaN"):
-        drain(run(task))
+        finish(run(task))
 
 
 BAD_REQUESTS = {

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from laws import FALSE_ALARM, ancestral_law, chi_square_p_value, drain, exact_pair, random_law
+from driving import finish
+from laws import FALSE_ALARM, ancestral_law, chi_square_p_value, exact_pair, random_law
 from understudy import ModelSchedule, sample, sample_plain, sample_steps
 from understudy.denoisers.exact import ExactDenoiser
 from understudy.sampling import SamplingTask
@@ -35,7 +36,7 @@ def test_samples_have_the_enumerated_law(name, sampler):
             denoisers, schedule, num_samples=20_000, template=template, noise=noise, seed=7, batch_size=4096
         ).tokens
     else:
-        tokens = drain(sample_plain(task, reuse_unchanged=sampler != "plain"))[1].tokens
+        tokens = finish(sample_plain(task, reuse_unchanged=sampler != "plain"))[1].tokens
     assert chi_square_p_value(tokens, ancestral_law(denoisers, schedule, template, noise)) > FALSE_ALARM
 
 
@@ -60,7 +61,7 @@ def test_many_steps_recover_the_clean_law():
 def test_clean_up_pass_reveals_what_the_grid_leaves():
     denoisers = exact_pair()
     task = SamplingTask.create(denoisers, "L2,H2", num_samples=2_000, t_end=0.25, batch_size=256)
-    records, result = drain(sample_steps(task))
+    records, result = finish(sample_steps(task))
     assert (result.tokens != MASK).all()
     cleaned = task.plan.reveal_step == 4
     # A position outlives the grid with probability 1 − alpha(0.25) = 0.25: 6,000 positions, 5 standard errors.

@@ -1,0 +1,85 @@
+"""Several models under their schedule keys, with the tokenizer that they share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from understudy.denoisers.loading import load_denoiser
+from understudy.denoisers.protocol import Denoiser
+from understudy.errors import ModelError, PairingError, PromptError
+from understudy.tokenizer_files import load_tokenizer, tokenizer_sha256
+
+
+@dataclass(frozen=True)
+class ModelSet:
+    """Models by key, their common tokenizer, and where they came from."""
+
+    denoisers: dict[str, Denoiser]
+    tokenizer: Any
+    paths: dict[str, str]
+
+    def encode_prefix(self, text: str) -> list[int]:
+        """Token ids of a prefix, after the begin token if the models were trained with one.
+
+        Raises PromptError for a text that is empty or holds nothing the tokenizer knows.
+        """
+        ids = self._encode(text, "prefix")
+        begin = next(iter(self.denoisers.values())).begin_id
+        return ids if begin is None else [begin, *ids]
+
+    def encode_suffix(self, text: str) -> list[int]:
+        """Token ids of a suffix. Raises PromptError as `encode_prefix` does."""
+        return self._encode(text, "suffix")
+
+    def _encode(self, text: str, what: str) -> list[int]:
+        try:
+            # Not verbose: whether a text is too long is said by who knows the length of the sample.
+            ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
+        except TypeError as error:  # lone surrogates: what Python makes of an argument that is no UTF-8
+            raise PromptError(f"the {what} is no text that can be written in UTF-8; check the encoding") from error
+        if not ids:
+            raise PromptError(f"the {what} is empty; give some text, or leave it out to sample freely")
+        return ids
+
+    def decode(self, tokens: list[int]) -> str:
+        """Text of token ids, special tokens left out; spaces stay where they were given or sampled."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def load_model_set(
+    paths: Mapping[str, str | Path], *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> ModelSet:
+    """Load the models of a schedule by key.
+
+    Raises ModelError or DataError where a model or tokenizer cannot be loaded, PairingError where tokenizers differ.
+    """
+    denoisers = {key: load_denoiser(path, device=device, dtype=dtype) for key, path in paths.items()}
+    tokenizers = {key: load_tokenizer(path) for key, path in paths.items()}
+    first, *others = tokenizers
+    for key in others:
+        if tokenizer_sha256(tokenizers[key]) != tokenizer_sha256(tokenizers[first]):
+            raise PairingError(
+                f"models {first} ({paths[first]}) and {key} ({paths[key]}) have different tokenizers; "
+                "models under one schedule must share one"
+            )
+    return ModelSet(denoisers, tokenizers[first], {key: str(path) for key, path in paths.items()})
+
+
+def bundled_paths() -> dict[str, Path]:
+    """Folders of the models that come with Understudy: `heavy`, `light` and `judge`."""
+    root = Path(str(files("understudy"))) / "assets" / "demo"
+    paths = {name: root / name for name in ("heavy", "light", "judge")}
+    for path in paths.values():
+        if not (path / "model.safetensors").exists():
+            raise ModelError(f"the bundled model {path.name} is missing from this installation; install it again")
+    return paths
+
+
+def bundled_models() -> ModelSet:
+    """Load the bundled pair, H and L."""
+    paths = bundled_paths()
+    return load_model_set({"H": paths["heavy"], "L": paths["light"]})

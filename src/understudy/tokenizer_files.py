@@ -1,0 +1,74 @@
+"""Tokenizers on disk: load one, save one, and tell whether two are the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from understudy.errors import DataError, ModelError, one_line
+from understudy.hub import local_folder
+from understudy.quiet import quiet
+from understudy.whole_files import publish_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TOKENIZER_FILES = ("config.json", "*token*", "vocab*", "merges.txt")
+
+
+def load_tokenizer(location: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerFast:
+    """Tokenizer from a local folder or a Hugging Face name; code that a repository may carry is never run.
+
+    `revision` pins the commit of a repository. DataError when there is no such tokenizer, when it is damaged, or when
+    it has no fast (Rust) form.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        folder = local_folder(location, TOKENIZER_FILES, revision=revision)
+    except ModelError as error:
+        raise DataError(f"no tokenizer: {error}") from error
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # broad, because tokenizers raises the bare Exception for a damaged file
+        raise DataError(f"no usable tokenizer in {str(location)!r}: {one_line(error)}") from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise DataError(f"tokenizer {str(location)!r} has no fast form (tokenizer.json): convert and save it first")
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write `tokenizer` to `folder`, whole or not at all; what was in it before is replaced. DataError if it cannot."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with quiet():
+            tokenizer.save_pretrained(str(partial))
+        publish_folder(partial, folder)
+    except Exception as error:  # broad, because tokenizers raises the bare Exception for a full disk
+        shutil.rmtree(partial, ignore_errors=True)
+        raise DataError(f"cannot write the tokenizer to {str(folder)!r}: {one_line(error)}") from error
+
+
+def tokenizer_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Hex digest of what the tokenizer does to text: its tokenizer.json, without truncation and padding.
+
+    Those two are left out because calling a tokenizer changes them; key order and white space do not count either.
+    DataError for a tokenizer without a fast form.
+    """
+    content: dict[str, Any] = json.loads(fast_core(tokenizer).to_str())
+    content.pop("truncation", None)
+    content.pop("padding", None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def fast_core(tokenizer: PreTrainedTokenizerFast) -> Any:
+    """The `tokenizers.Tokenizer` that does the work. DataError for a tokenizer without a fast form."""
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    if core is None:
+        raise DataError(f"{type(tokenizer).__name__} has no fast form (tokenizer.json): load it with load_tokenizer")
+    return core
