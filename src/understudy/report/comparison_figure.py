@@ -1,0 +1,133 @@
+"""The picture of a comparison: quality against cost, and who makes which steps.
+
+Drawn on a canvas of its own, through matplotlib's objects: nothing global is touched, no display is needed.
+"""
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from understudy.errors import SettingError
+from understudy.evaluation import Comparison, ScheduleEvaluation
+from understudy.report.authorship import model_colours
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK, PAPER, GRID = "#22262B", "#FFFFFF", "#D9DDE2"
+DODGE = 0.012  # relative cost; points closer than this are moved so far apart
+
+
+def render_comparison(comparison: Comparison) -> bytes:
+    """Give the picture as PNG. SettingError where matplotlib is not installed."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SettingError("pictures need matplotlib: pip install 'understudy[plot]'") from error
+    rows = len(comparison.entries)
+    figure = Figure(figsize=(11, max(4.2, 2.4 + 0.42 * rows)), facecolor=PAPER, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    quality, strips = figure.subplots(1, 2, width_ratios=(1.15, 1))
+    _draw_quality(quality, comparison)
+    _draw_strips(strips, comparison)
+    buffer = io.BytesIO()
+    canvas.print_figure(buffer, format="png", dpi=160, metadata={"Software": "understudy"})
+    return buffer.getvalue()
+
+
+def _draw_quality(axes: "Axes", comparison: Comparison) -> None:
+    entries = comparison.entries
+    heights = [_bounds(entry) for entry in entries]
+    low, high = min(a for a, _ in heights), max(b for _, b in heights)
+    axes.axhline(comparison.reference.scores.gen_ppl, color=GRID, linewidth=1.2, zorder=0)
+    for entry in entries:
+        _draw_point(axes, entry, entry.relative_cost + _shift(entry, entries), _is_above(entry, entries))
+    costs = [entry.relative_cost for entry in entries]
+    spread = max(0.1, max(costs) - min(costs))
+    axes.set_xlim(min(costs) - 0.16 * spread, max(costs) + 0.16 * spread)
+    if high > 3 * low:
+        axes.set_yscale("log")
+    else:
+        margin = 0.14 * (high - low) or 0.1 * high
+        axes.set_ylim(low - margin, high + margin)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.set_xlabel(f"executed FLOPs, relative to {comparison.models[0]} alone under the same plan")
+    axes.set_ylabel("judge perplexity (lower: less surprising)")
+    scores = comparison.reference.scores
+    axes.set_title(f"Quality against cost ({scores.num_samples} samples each, bars: 95 %)", loc="left", fontsize=10.5)
+    _clean(axes)
+
+
+def _bounds(entry: ScheduleEvaluation) -> tuple[float, float]:
+    """Lower and upper end of an entry's bar."""
+    return entry.scores.gen_ppl_ci95 or (entry.scores.gen_ppl, entry.scores.gen_ppl)
+
+
+def _shift(entry: ScheduleEvaluation, entries: tuple[ScheduleEvaluation, ...]) -> float:
+    """How far a point moves sideways, so that bars of equal cost do not cover each other."""
+    cluster = [other for other in entries if abs(other.relative_cost - entry.relative_cost) < DODGE]
+    return (cluster.index(entry) - (len(cluster) - 1) / 2) * DODGE
+
+
+def _is_above(entry: ScheduleEvaluation, entries: tuple[ScheduleEvaluation, ...]) -> bool:
+    """Whether a label stands above its bar: where the neighbour in cost is the better one, and so lies below."""
+    others = [other for other in entries if other is not entry]
+    nearest = min(others, key=lambda other: abs(other.relative_cost - entry.relative_cost), default=entry)
+    return entry.scores.gen_ppl >= nearest.scores.gen_ppl
+
+
+def _draw_point(axes: "Axes", entry: ScheduleEvaluation, cost: float, is_above: bool) -> None:
+    low, high = _bounds(entry)
+    ppl = entry.scores.gen_ppl
+    axes.errorbar(
+        cost, ppl, yerr=[[ppl - low], [high - ppl]], fmt="o", color=INK, markersize=7, capsize=3, elinewidth=1.4
+    )
+    axes.annotate(
+        entry.name,
+        (cost, high if is_above else low),
+        xytext=(0, 6 if is_above else -6),
+        textcoords="offset points",
+        ha="center",
+        va="bottom" if is_above else "top",
+        fontsize=9.5,
+        color=INK,
+    )
+
+
+def _draw_strips(axes: "Axes", comparison: Comparison) -> None:
+    """One bar per schedule, from the first step to the last, coloured and lettered by model."""
+    from matplotlib.patches import Patch
+
+    colours = model_colours(comparison.models)
+    for row, entry in enumerate(comparison.entries):
+        start, schedule = 0.0, entry.result.schedule
+        for segment in schedule.segments:
+            share = segment.count / schedule.num_steps
+            axes.barh(row, share, left=start, height=0.5, color=colours[segment.key], edgecolor=PAPER, linewidth=1.5)
+            if share > 0.05:  # narrower ones have no room for a letter
+                axes.text(start + share / 2, row, segment.key, ha="center", va="center", color=PAPER, weight="bold")
+            start += share
+        axes.text(0, row - 0.31, entry.name, ha="left", va="bottom", fontsize=9.5, color=INK)
+        axes.text(1, row - 0.31, str(schedule)[:40], ha="right", va="bottom", fontsize=8, color=INK, alpha=0.7)
+    axes.set_ylim(len(comparison.entries) - 0.5, -0.75)
+    axes.set_xlim(0, 1)
+    axes.set_xticks([0, 0.5, 1], ["t = 1\nall masked", "t = 0.5", "t = 0\nclean"])
+    axes.set_yticks([])
+    axes.set_title("Who makes which denoising step", loc="left", fontsize=10.5)
+    used = [key for key in comparison.models if any(key in entry.result.schedule.keys for entry in comparison.entries)]
+    patches = [Patch(color=colours[key], label=_role(key)) for key in used]
+    axes.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=len(used), frameon=False)
+    _clean(axes)
+    axes.spines["left"].set_visible(False)
+
+
+def _role(key: str) -> str:
+    return {"H": "H, heavy", "L": "L, light"}.get(key, key)
+
+
+def _clean(axes: Any) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(GRID)
+    axes.tick_params(colors=INK, labelsize=9)

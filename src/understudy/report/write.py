@@ -1,0 +1,77 @@
+"""A comparison on disk: numbers, samples, picture and page. All is made before the first file is written."""
+
+import json
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from understudy.environment import describe_environment
+from understudy.evaluation import Comparison, ScheduleEvaluation
+from understudy.report.comparison_figure import render_comparison
+from understudy.report.comparison_page import render_page
+from understudy.whole_files import make_folder, write_bytes, write_together
+
+NUMBERS, PICTURE, PAGE = "comparison.json", "comparison.png", "samples.html"
+
+
+def draw_comparison(comparison: Comparison, path: str | Path) -> None:
+    """Draw quality against cost, and each schedule's steps by model, as a PNG.
+
+    SettingError where matplotlib, the extra `plot`, is not installed; DataError when the disk refuses.
+    """
+    picture, target = render_comparison(comparison), Path(path)
+    make_folder(target.parent)
+    write_bytes(target, picture)
+
+
+def can_draw() -> bool:
+    """Whether pictures can be made, that is whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
+def write_comparison(
+    comparison: Comparison, folder: str | Path, *, tokenizer: Any, command: str | None = None
+) -> list[Path]:
+    """Write a comparison to a folder, made if need be, and give the paths.
+
+    comparison.json: all numbers, per sample too, with settings, versions and hardware. samples-NAME.jsonl: one object
+    per sample (`text`, `token_ids`, `written_by`: a key per token, "." where given), which `read_samples` reads.
+    comparison.png: the picture, left out where matplotlib is not installed (`can_draw`). samples.html: the page.
+    command: how it was made, for the record. DataError when the disk refuses.
+    """
+    target, environment = Path(folder), describe_environment()
+    picture = render_comparison(comparison) if can_draw() else None
+    record = {"command": command, "environment": environment, **comparison.to_dict(per_sample=True)}
+    page = render_page(comparison, tokenizer, picture=picture, environment=_recorded(command, environment))
+    files = {
+        f"samples-{_slug(index, entry)}.jsonl": _sample_lines(entry, tokenizer)
+        for index, entry in enumerate(comparison.entries)
+    }
+    files |= {NUMBERS: (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode(), PAGE: page.encode()}
+    files |= {} if picture is None else {PICTURE: picture}
+    contents = {target / name: content for name, content in files.items()}
+    make_folder(target)
+    write_together(contents)
+    return list(contents)
+
+
+def _recorded(command: str | None, environment: Mapping[str, Any]) -> dict[str, Any]:
+    versions = ", ".join(f"{name} {number}" for name, number in environment["versions"].items())
+    facts = {name: value for name, value in environment.items() if name != "versions" and value is not None}
+    return {**({} if command is None else {"command": command}), "versions": versions, **facts}
+
+
+def _slug(index: int, entry: ScheduleEvaluation) -> str:
+    """A file name of the entry's own: its name where that is plain, numbered so that none meet."""
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in entry.name)
+    return f"{index}-{'-'.join(part for part in plain.split('-') if part)[:60]}"
+
+
+def _sample_lines(entry: ScheduleEvaluation, tokenizer: Any) -> bytes:
+    lines = []
+    for ids, keys in zip(entry.result.tokens.tolist(), entry.result.written_by().tolist(), strict=True):
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        row = {"text": text, "token_ids": ids, "written_by": "".join(key or "." for key in keys)}
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    return "".join(lines).encode()
