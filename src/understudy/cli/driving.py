@@ -1,0 +1,18 @@
+"""Driving the library's generators, which say how far they are and return what came out."""
+
+from collections.abc import Callable, Generator
+from typing import TypeVar
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+def run_to_end(run: Generator[R, None, T], show: Callable[[R], None]) -> T:
+    """Call `show` on everything that `run` yields, and give what it returns."""
+    while True:
+        try:
+            record = next(run)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        show(record)

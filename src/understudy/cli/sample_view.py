@@ -1,0 +1,86 @@
+"""Samples as a person reads them: a bar while they are made, the texts, and what they cost."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from understudy.cli.driving import run_to_end
+from understudy.cli.written_text import legend, written_text
+
+if TYPE_CHECKING:
+    from understudy.denoisers.model_set import ModelSet
+    from understudy.sampling import SampleResult, SamplingTask, StepRecord
+
+
+def run_with_bar(task: "SamplingTask") -> "SampleResult":
+    """Execute a task under a progress bar on standard error, whose total is exact; no terminal, no bar."""
+    from understudy.sampling import sample_steps
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("sampling"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("passes, model {task.fields[key]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("sampling", total=task.num_passes, key="–")
+
+        def show(record: "StepRecord") -> None:
+            progress.update(bar, advance=len(record.samples), key=record.key)
+
+        return run_to_end(sample_steps(task), show)
+
+
+def show_result(
+    console: Console, result: "SampleResult", models: "ModelSet", *, seed: int, output: Path | None
+) -> None:
+    """Print every sample under its heading, then schedule, passes and FLOPs."""
+    from understudy.report.authorship import model_colours
+
+    colours = model_colours(_costliest_first(result, models))
+    special = set(models.tokenizer.all_special_ids)
+    written_by = result.written_by()
+    if console.is_terminal and len(colours) > 1:
+        console.print(legend(colours, with_given=bool((written_by == "").any())))
+    for index, (tokens, keys) in enumerate(zip(result.tokens.tolist(), written_by.tolist(), strict=True)):
+        shown = [(token, key) for token, key in zip(tokens, keys, strict=True) if token not in special]
+        text = written_text(models.tokenizer, [token for token, _ in shown], [key for _, key in shown], colours)
+        console.rule(f"sample {index}", style="dim")
+        # Lines are broken for the eye only: what goes to a file or another program stays as it was sampled.
+        console.print(text, soft_wrap=not console.is_terminal)
+    console.rule(style="dim")
+    console.print(_summary(result, seed, output))
+
+
+def _costliest_first(result: "SampleResult", models: "ModelSet") -> list[str]:
+    """Keys of the models that wrote something."""
+    length = result.tokens.shape[1]
+    costs = {key: models.denoisers[key].pass_flops(length).total for key, passes in result.nfe.items() if passes}
+    return sorted(costs, key=lambda key: -costs[key])
+
+
+def _summary(result: "SampleResult", seed: int, output: Path | None) -> Table:
+    num_samples, length = result.tokens.shape
+    counts = ", ".join(f"{count} by {key}" for key, count in result.nfe.items())
+    flops, schedule = result.flops, result.schedule
+    lines = {
+        "schedule": f"{schedule} ({schedule.num_steps} steps, length {length}, seed {seed})",
+        "passes": f"{counts}, for {num_samples} sample{'s' if num_samples > 1 else ''} in {result.seconds:.1f} s",
+        "FLOPs": f"{flops.executed:.3g} executed, {flops.executed_saved:z.1%} saved against dense heavy steps",
+        "schedule alone": f"{flops.schedule_saved:z.1%} saved against heavy in the same passes",
+        "nominal": f"{flops.nominal_blocks_saved:z.1%} saved in the blocks, {flops.nominal_saved:z.1%} with the head",
+    }
+    if output is not None:
+        lines["written to"] = str(output)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, line in lines.items():
+        table.add_row(Text(name, style="dim"), Text(line))
+    return table
