@@ -5,7 +5,7 @@
 #
 # CORPUS holds longform-train-*.parquet and longform-validation.parquet (column `text`); any English documents will do.
 # RUNS (default: runs/demo) receives the token blocks and three model folders. Interrupted, run it again: every step
-# resumes. On one H200 it takes 12 minutes.
+# resumes.
 set -euo pipefail
 CORPUS=$1
 RUNS=${2:-runs/demo}

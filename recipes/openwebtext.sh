@@ -4,8 +4,8 @@
 #   recipes/openwebtext.sh [RUNS]
 #
 # The published MDLM recipe (arXiv 2406.07524): 1,000,000 steps of 512 sequences, AdamW at 3e-4, 2,500 steps of warm-up,
-# EMA 0.9999, dropout 0.1: all of them defaults of `understudy train`. Needs the hub and several large GPUs for days
-# (8 × A100: about two weeks for the heavy model, as published). Interrupted, run it again: every step resumes.
+# EMA 0.9999, dropout 0.1: all of them defaults of `understudy train`. Needs the hub and several large GPUs for days.
+# Interrupted, run it again: every step resumes.
 # Not run by this project; `recipes/demo.sh` is the same path at a smaller size.
 set -euo pipefail
 RUNS=${1:-runs/openwebtext}

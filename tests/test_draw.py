@@ -5,6 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from understudy.flops import PassFlops
+from understudy.sampling import SamplingTask, sample_plain
 from understudy.sampling.draw import inverse_cdf, probabilities
 
 
@@ -69,12 +71,40 @@ def test_the_callers_logits_are_left_alone():
     assert logits.tolist() == [[1.0, 2.0, 3.0]]
 
 
-def test_float32_race_is_biased_where_the_inverse_is_not():
-    # arXiv 2409.02908: a race of float32 exponentials against a mask of rate 1 − r loses rare tokens when r is small.
-    vocabulary, reveal = 2_000, 1e-3
-    probs = torch.full((vocabulary,), 1 / vocabulary, dtype=torch.float64)
-    uniforms = (torch.arange(vocabulary, dtype=torch.float64) + 0.5) / vocabulary
-    assert len(inverse_cdf(probs.expand(vocabulary, -1), uniforms).unique()) == vocabulary
-    smallest = 2.0**-24  # spacing of float32 uniforms: no exponential variable comes nearer to 0 than this
-    mask_wins_unless_below = reveal * probs[0] / (1 - reveal)
-    assert mask_wins_unless_below < 10 * smallest  # so a token's reveal rate is a handful of representable values
+def test_no_temperature_overflows():
+    probs = probabilities(logits_of([0.0, 700.0, 1.0, -700.0]), mask_id=0, temperature=1e-310)
+    assert probs.tolist() == [[0.0, 1.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_row_without_a_finite_entry_is_nan(temperature):
+    assert torch.isnan(probabilities(logits_of([1.0, -torch.inf, -torch.inf]), 0, temperature=temperature)).all()
+
+
+class FlatDenoiser:
+    """Every token equally likely."""
+
+    uses_time, noise, begin_id, max_length, device = False, None, None, None, torch.device("cpu")
+
+    def __init__(self, num_tokens):
+        self.mask_id, self.vocab_size = num_tokens, num_tokens + 1
+
+    def logits(self, xt, t=None, where=None):
+        return torch.zeros(*xt.shape, self.vocab_size)
+
+    def pass_flops(self, length, revealed=None):
+        return PassFlops(1, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_uniform_of_zero_wins_no_race(dtype, monkeypatch):
+    # It can be drawn, in float32 every 2^24 times; an exponential variable of 0 would reveal a token of no merit.
+    def rigged(shape, **_):
+        uniforms = torch.full(shape, 0.5, dtype=dtype)
+        uniforms[..., 5] = 0
+        return uniforms
+
+    monkeypatch.setattr(torch, "rand", rigged)
+    task = SamplingTask.create({"H": FlatDenoiser(50)}, "H10", length=8)
+    run = sample_plain(task, noise_dtype=dtype)
+    assert len(next(run).rows) == 0  # all other variables are equal, so the mask, of rate 0.9, wins everywhere

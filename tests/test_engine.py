@@ -161,6 +161,69 @@ def test_written_template_and_prefix_agree():
     assert torch.equal(by_template.tokens, by_prefix.tokens)
 
 
+@pytest.mark.parametrize("run", [sample_steps, sample_plain])
+def test_a_task_can_be_run_again_also_after_one_that_was_left(run):
+    task = SamplingTask.create(tiny_pair(), "L3,H6,L3", length=16, num_samples=4, batch_size=2)
+    first = finish(run(task))[1]
+    template = task.template.copy()
+    left = run(task)
+    next(left)
+    next(left)
+    left.close()
+    again = finish(run(task))[1]
+    np.testing.assert_array_equal(task.template, template)
+    assert torch.equal(first.tokens, again.tokens)
+    assert (task.template == MASK).all()
+
+
+def test_seeds_of_the_plain_sampler_do_not_overlap():
+    pair = tiny_pair()
+    many = SamplingTask.create(pair, "H6", length=16, num_samples=4, batch_size=2, seed=0)
+    later = SamplingTask.create(pair, "H6", length=16, num_samples=2, batch_size=2, seed=2)
+    assert not torch.equal(finish(sample_plain(many))[1].tokens[2:], finish(sample_plain(later))[1].tokens)
+
+
+class ClockedDenoiser(CountingDenoiser):
+    """Notes the time it is told for every canvas, by the number of tokens still masked."""
+
+    uses_time, noise = True, "loglinear"
+
+    def __init__(self, inner):
+        super().__init__(inner)
+        self.told = []
+
+    def logits(self, xt, t=None, where=None):
+        self.told += list(zip((xt == MASK).sum(1).tolist(), t.tolist(), strict=True))
+        return self.inner.logits(xt, None, where)
+
+
+@pytest.mark.parametrize("run", [sample_steps, sample_plain])
+@pytest.mark.parametrize("t_end", [0.0, 0.3])
+def test_a_model_is_told_the_time_at_which_it_looks(run, t_end):
+    clocked = ClockedDenoiser(tiny_denoiser())
+    task = SamplingTask.create({"H": clocked}, "H7", length=20, num_samples=3, batch_size=2, t_end=t_end, seed=1)
+    finish(run(task))
+    assert {t for _, t in clocked.told} <= set(task.plan.times.tolist())
+    if run is sample_steps:
+        # Before step k a sequence holds as many masks as its plan reveals at step k or later.
+        expected = sorted(
+            (int((row >= step).sum()), float(task.plan.times[step]))
+            for row in task.plan.reveal_step
+            for step in set(row)
+        )
+        assert sorted(clocked.told) == expected
+    else:
+        steps = 7 + (t_end > 0)
+        assert [t for _, t in clocked.told[::2]][:steps] == task.plan.times[:steps].tolist()
+
+
+def test_a_time_conditioned_model_wants_the_noise_of_its_training():
+    pair = {"H": tiny_denoiser(time_conditioning=True, noise="cosine"), "L": tiny_denoiser(1)}
+    assert SamplingTask.create(pair, "H4,L4", length=8).noise.name == "cosine"
+    with pytest.raises(SettingError, match="was trained with cosine"):
+        sample(pair, "H4,L4", length=8, noise="loglinear")
+
+
 class BrokenDenoiser(CountingDenoiser):
     def logits(self, xt, t=None, where=None):
         return super().logits(xt, t, where) * float("nan")
@@ -188,6 +251,11 @@ BAD_REQUESTS = {
     "rows disagree": ({"schedule": "H8", "template": [[1, MASK]] * 3, "num_samples": 2}, PromptError, "3 rows"),
     "temperature": ({"schedule": "H8", "temperature": -1}, SettingError, "temperature"),
     "top_p": ({"schedule": "H8", "top_p": 0}, SettingError, "top_p"),
+    "empty prefix": ({"schedule": "H8", "prefix": []}, PromptError, "prefix is empty"),
+    "first_index": ({"schedule": "H8", "first_index": -1}, SettingError, "first_index"),
+    "real seed": ({"schedule": "H8", "seed": 0.5}, SettingError, "seed"),
+    "empty template": ({"schedule": "H8", "template": []}, PromptError, "at least one"),
+    "real template": ({"schedule": "H8", "template": [0.5, 22.0]}, PromptError, "whole numbers"),
     "noise": ({"schedule": "H8", "noise": "linear"}, SettingError, "loglinear"),
 }
 

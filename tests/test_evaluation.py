@@ -175,7 +175,7 @@ def test_evaluate_scores_a_file(tmp_path, tokenizer, stage):
     outcome = call("--samples", path, "--judge", stage["judge"], "--json")
     assert outcome.exit_code == 0, outcome.output
     document = json.loads(outcome.stdout)
-    assert set(document) == SCORE_KEYS
+    assert set(document) == SCORE_KEYS | {"environment"}
     assert document["num_samples"] == 3
     again = call("--samples", path, "--judge", stage["judge"], "--json", "--retokenize")
     assert json.loads(again.stdout) == document

@@ -1,8 +1,12 @@
 """Tokenizers keep every text, and their special ids never collide."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from prepared_text import DOCUMENTS, Texts, make_tokenizer, run, small_bpe
 from understudy.data import (
@@ -15,6 +19,14 @@ from understudy.data import (
     train_bpe,
 )
 from understudy.errors import DataError, SettingError
+from understudy.tokenizer_files import save_tokenizer
+
+NO_POST_PROCESSING = {
+    "type": "TemplateProcessing",
+    "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {},
+}
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +91,24 @@ def test_hash_ignores_state_that_calls_leave_behind(bpe, tmp_path):
     assert tokenizer_sha256(bpe) == before
     bpe.save_pretrained(tmp_path)
     assert tokenizer_sha256(load_tokenizer(tmp_path)) == before
+
+
+def test_hash_ignores_a_post_processor_that_adds_nothing(bpe):
+    # transformers 5 puts one into every tokenizer that it loads, transformers 4 does not.
+    core = json.loads(bpe.backend_tokenizer.to_str())
+    for post_processor in (None, NO_POST_PROCESSING):
+        text = json.dumps({**core, "post_processor": post_processor})
+        other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text))
+        assert tokenizer_sha256(other) == tokenizer_sha256(bpe)
+
+
+def test_saved_tokenizers_load_under_transformers_4_and_5(bpe, tmp_path):
+    save_tokenizer(bpe, tmp_path / "tokenizer")
+    config = json.loads((tmp_path / "tokenizer" / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"  # 4 knows no TokenizersBackend
+    assert config["model_input_names"] == ["input_ids", "attention_mask"]
+    assert "backend" not in config
+    assert set(load_tokenizer(tmp_path / "tokenizer")("a b")) == {"input_ids", "attention_mask"}
 
 
 def test_a_wrong_path_to_a_tokenizer_is_said_at_once(tmp_path):

@@ -21,7 +21,7 @@ DEMO_SCHEDULES: Mapping[str, str] = MappingProxyType(
 """The sandwich of arXiv 2604.02340, the same share of light steps where that paper finds it worst, and the two ends."""
 
 # Two CPU cores make these in about two minutes with the bundled models.
-NUM_SAMPLES, STEPS, LENGTH = 10, 64, 128
+NUM_SAMPLES, STEPS, LENGTH = 8, 64, 128
 MIN_STEPS = 8  # every percentage above then comes to a whole step
 
 
@@ -37,7 +37,7 @@ def run_demo(
     """Compare `DEMO_SCHEDULES` at one seed; progress is yielded, the return value is the comparison.
 
     denoisers: a heavy model under H and a light one under L; judge: a model that shares their tokenizer; the bundled
-    ones unless given. steps: at least 8. Ten samples show the ends apart; they seldom settle the finer differences,
+    ones unless given. steps: at least 8. Eight samples show the ends apart; they seldom settle the finer differences,
     and the comparison says which they leave open. Raises the errors of `compare_schedules`.
     """
     if steps < MIN_STEPS:
@@ -51,8 +51,7 @@ def run_demo(
 def bundled_judge(device: str = "cpu") -> Judge:
     """Load the small judge that comes with Understudy. It reads the tokens of the bundled pair only."""
     path = bundled_paths()["judge"]
-    home = path if (path / "tokenizer.json").exists() else path.parent / "tokenizer"
-    return Judge(load_judge(path, device=device), load_tokenizer(home), "bundled")
+    return Judge(load_judge(path, device=device), load_tokenizer(path), "bundled")
 
 
 __all__ = ["DEMO_SCHEDULES", "bundled_judge", "bundled_models", "run_demo"]

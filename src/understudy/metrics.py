@@ -53,7 +53,7 @@ def token_nlls(
     """Negative log-likelihoods, in nats, that a judge gives to the tokens of each sample: n arrays, in reading order.
 
     judge: a causal language model of transformers over the same token ids; ids are scored as they are, not decoded
-        and encoded again, so this is for a judge that shares the tokenizer (`evaluation.retokenize` for others).
+        and encoded again, so this is for a judge that shares the tokenizer (`saved_samples.retokenize` for others).
     batch_size: most windows in one pass. bos_id: a token put before every window, itself unscored.
     scored: bools in the shape of the tokens, false where a token is read but not scored, because it was given.
 

@@ -77,9 +77,11 @@ class RevealPlan:
         Raises SettingError for a grid that does not fall from 1 to at least 0, or a seed out of range.
         """
         _check_grid(times)
-        if not 0 <= seed <= MAX_SEED:
-            raise SettingError(f"seed is {seed}; it must lie between 0 and 2^64 - 1")
-        uniforms = np.stack([_uniforms(seed, first_index + i, free.shape[1]) for i in range(len(free))])
+        _check_index("seed", seed)
+        _check_index("first_index", first_index + len(free) if first_index >= 0 else first_index)
+        uniforms = np.empty((*free.shape, 2))
+        for i in range(len(free)):
+            uniforms[i] = _uniforms(int(seed), int(first_index) + i, free.shape[1])
         # P(K <= k) = alpha(t_{k+1}): K is the first step whose clean probability exceeds the uniform.
         clean_after = np.asarray(noise.alpha(times[1:]))
         step = np.searchsorted(clean_after, uniforms[..., 0], side="right").astype(np.int64)
@@ -129,6 +131,11 @@ def _uniforms(seed: int, index: int, length: int) -> NDArray[np.float64]:
     """Two uniforms for each position (L, 2), from raw Philox words: a stream that no numpy release may change."""
     words = np.random.Philox(key=np.array([seed, index], dtype=np.uint64)).random_raw(2 * length)
     return np.asarray(words >> np.uint64(11), dtype=np.float64).reshape(length, 2) * 2.0**-53
+
+
+def _check_index(name: str, value: int) -> None:
+    if not isinstance(value, int | np.integer) or not 0 <= value <= MAX_SEED:
+        raise SettingError(f"{name} is {value}; it must be a whole number between 0 and 2^64 - 1")
 
 
 def _check_grid(times: NDArray[np.float64]) -> None:

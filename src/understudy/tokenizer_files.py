@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TOKENIZER_FILES = ("config.json", "*token*", "vocab*", "merges.txt")
+NOT_HASHED = ("truncation", "padding", "post_processor")
 
 
 def load_tokenizer(location: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerFast:
@@ -48,21 +49,31 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     try:
         with quiet():
             tokenizer.save_pretrained(str(partial))
+        _name_class(partial / "tokenizer_config.json", list(tokenizer.model_input_names))
         publish_folder(partial, folder)
     except Exception as error:  # broad, because tokenizers raises the bare Exception for a full disk
         shutil.rmtree(partial, ignore_errors=True)
         raise DataError(f"cannot write the tokenizer to {str(folder)!r}: {one_line(error)}") from error
 
 
-def tokenizer_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
-    """Hex digest of what the tokenizer does to text: its tokenizer.json, without truncation and padding.
+def _name_class(path: Path, inputs: list[str]) -> None:
+    """Have transformers 4 load what 5 saved, and give the same `inputs`: 4 does not know 5's name of the class."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config.pop("backend", None)
+        config |= {"model_input_names": inputs, "tokenizer_class": "PreTrainedTokenizerFast"}
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    Those two are left out because calling a tokenizer changes them; key order and white space do not count either.
+
+def tokenizer_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Hex digest of what the tokenizer does to text: its tokenizer.json, without truncation, padding, post-processor.
+
+    Calling a tokenizer changes the first two; the third adds special tokens, which we never ask for, and transformers
+    5 fills it in where it is empty. Key order and white space do not count either.
     DataError for a tokenizer without a fast form.
     """
     content: dict[str, Any] = json.loads(fast_core(tokenizer).to_str())
-    content.pop("truncation", None)
-    content.pop("padding", None)
+    content = {name: part for name, part in content.items() if name not in NOT_HASHED}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -23,7 +23,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document an
 
 def demo_command(
     output: Output = Path("understudy-demo"),
-    num_samples: NumSamples = 10,
+    num_samples: NumSamples = 8,
     steps: Steps = 64,
     length: Length = 128,
     seed: Seed = 0,

@@ -34,7 +34,9 @@ Suffix = Annotated[str | None, typer.Option("--suffix", metavar="TEXT", help="Te
 Seed = Annotated[int, typer.Option("--seed", help="Samples are a function of it; schedules compared share it.")]
 Temperature = Annotated[float, typer.Option("--temperature", help="Divides the logits; 0 takes the likeliest token.")]
 TopP = Annotated[float, typer.Option("--top-p", help="Nucleus: likeliest tokens of this mass in all; 1 keeps all.")]
-Noise = Annotated[str, typer.Option("--noise", help="Noise schedule: loglinear or cosine.")]
+Noise = Annotated[
+    str | None, typer.Option("--noise", help="Noise schedule: loglinear or cosine. Default: that of training.")
+]
 Output = Annotated[Path | None, typer.Option("--output", metavar="FILE.jsonl", help="Write one JSON object a sample.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
@@ -53,7 +55,7 @@ def sample_command(
     seed: Seed = 0,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
-    noise: Noise = "loglinear",
+    noise: Noise = None,
     device: Device = "auto",
     precision: Precision = "auto",
     output: Output = None,

@@ -102,8 +102,9 @@ def train_command(
 ) -> None:
     """Train a model on token blocks, by the published MDLM recipe unless told otherwise.
 
-    Stopped at any moment and given again, the run goes on from its last checkpoint to the same losses. For several
-    GPUs or machines start it with `accelerate launch` or `torchrun`.
+    Stopped at any moment and given again, the run goes on from its last checkpoint.
+
+    For several GPUs or machines: `accelerate launch -m understudy train …`.
     """
     settings = {name: value for name, value in locals().items() if name not in ("as_json", "compile_network")}
     settings |= {"data": str(data), "output": str(output), "compile": compile_network}

@@ -144,6 +144,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, max_characters: int = 20
         mask_token=MASK_TOKEN,
         pad_token=PAD_TOKEN,
         clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],  # transformers 4 would add token_type_ids
     )
 
 

@@ -22,6 +22,7 @@ class ExactDenoiser:
     """
 
     uses_time = False
+    noise = None
     begin_id = None
 
     def __init__(self, law: torch.Tensor) -> None:

@@ -57,6 +57,8 @@ def load_model_set(
 
     Raises ModelError or DataError where a model or tokenizer cannot be loaded, PairingError where tokenizers differ.
     """
+    if not paths:
+        raise PairingError("no model is given; bind at least one to a key")
     denoisers = {key: load_denoiser(path, device=device, dtype=dtype) for key, path in paths.items()}
     tokenizers = {key: load_tokenizer(path) for key, path in paths.items()}
     first, *others = tokenizers

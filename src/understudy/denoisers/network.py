@@ -1,4 +1,4 @@
-"""The DiT as a `Denoiser`: the pruned last block and the sparse head, and one row at a time on the CPU."""
+"""The DiT as a `Denoiser`: the pruned last block, the sparse head, and on the CPU answers that no batch changes."""
 
 from typing import cast
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from understudy.denoisers.dit import DiTForMaskedLM, sigma_of_alpha
+from understudy.denoisers.dit import DiTForMaskedLM, Linear, by_rows, sigma_of_alpha
 from understudy.denoisers.protocol import Positions
 from understudy.flops import PassFlops, TransformerShape
 from understudy.noise import noise_schedule
@@ -15,17 +15,20 @@ from understudy.noise import noise_schedule
 class DiTDenoiser:
     """A DiT ready to sample from: in evaluation mode, on one device.
 
-    On the CPU every sequence is passed on its own. Matrix products of other shapes round otherwise, so this is what
-    makes a sample independent of its batch to the last bit; it costs about as much time as a batch would, because
-    one sequence fills the cores.
+    On the CPU a sequence's logits are the same to the last bit whatever batch it is in: matrix products go row by row
+    (`dit.by_rows`), and so do the last block, the head and whatever else works on revealed positions, whose number
+    differs between rows.
     """
 
     def __init__(self, network: DiTForMaskedLM) -> None:
         self.network = network.eval().requires_grad_(False)
+        if network.device.type == "cpu":
+            _store_transposed(network)
         config = network.config
         self.vocab_size, self.mask_id = config.vocab_size, config.mask_token_id
         self.max_length: int | None = config.max_position_embeddings
         self.uses_time: bool = config.time_conditioning
+        self.noise: str | None = config.noise if config.time_conditioning else None
         self.begin_id: int | None = config.bos_token_id
         self._shape = TransformerShape(config.hidden_size, config.num_hidden_layers, config.vocab_size)
         self._noise = noise_schedule(config.noise)
@@ -40,18 +43,23 @@ class DiTDenoiser:
         sigma = self._sigma(t) if self.uses_time else None
         if where is None:
             return cast(torch.Tensor, self.network.head(self.network.hidden(xt, sigma)))
-        if self.device.type == "cpu" and len(xt) > 1:
-            return torch.cat([self._row(xt, sigma, where, row) for row in range(len(xt))])
+        if self.device.type == "cpu":
+            with by_rows():
+                return self._by_rows(xt, sigma, where)
         columns, flat = where.padded()
         hidden = self.network.hidden_at(xt, self._put(columns), sigma)
         return cast(torch.Tensor, self.network.head(hidden.flatten(0, 1)[self._put(flat)]))
 
-    def _row(self, xt: torch.Tensor, sigma: torch.Tensor | None, where: Positions, row: int) -> torch.Tensor:
-        """Logits of one sequence of the batch."""
-        columns = self._put(where.cols[where.rows == row])
-        one = slice(row, row + 1)
-        hidden = self.network.hidden_at(xt[one], columns[None], None if sigma is None else sigma[one])
-        return cast(torch.Tensor, self.network.head(hidden[0]))
+    def _by_rows(self, xt: torch.Tensor, sigma: torch.Tensor | None, where: Positions) -> torch.Tensor:
+        """All blocks but the last on the batch, then each sequence's revealed positions on their own."""
+        x = self.network.before_last(xt, sigma)
+        logits = []
+        for row in range(len(xt)):
+            one = slice(row, row + 1)
+            columns = torch.from_numpy(where.cols[where.rows == row])[None]
+            hidden = self.network.last_hidden_at(x[one], columns, None if sigma is None else sigma[one])
+            logits.append(self.network.head(hidden[0]))
+        return torch.cat(logits)
 
     def pass_flops(self, length: int, revealed: int | None = None) -> PassFlops:
         """Cost of one pass of one sequence; time conditioning (under 1 %) is left out."""
@@ -60,7 +68,15 @@ class DiTDenoiser:
     def _sigma(self, t: torch.Tensor | None) -> torch.Tensor:
         if t is None:
             raise ValueError("this model is conditioned on time; t is needed")
-        return sigma_of_alpha(torch.from_numpy(self._noise.alpha(t.double().cpu().numpy()))).to(t)
+        alpha = torch.from_numpy(self._noise.alpha(t.double().cpu().numpy()))  # t comes from the host: no wait
+        return sigma_of_alpha(alpha).float().to(self.device, non_blocking=True)
 
     def _put(self, array: NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+
+def _store_transposed(network: DiTForMaskedLM) -> None:
+    """Lay the weights out as the products on the CPU read them: the same values, a few per cent faster."""
+    for layer in network.modules():
+        if isinstance(layer, Linear):
+            layer.weight.data = layer.weight.data.t().contiguous().t()

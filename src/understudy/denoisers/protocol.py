@@ -50,6 +50,7 @@ class Denoiser(Protocol):
     mask_id: the token that stands for "masked"; its logit is ignored.
     max_length: longest sequence the model takes, or None where there is no limit.
     uses_time: whether `t` changes the answer.
+    noise: name of the noise schedule in which it reads `t`; None where time does not matter.
     begin_id: the token that every training sequence began with, or None; a prefix goes after it.
     device: where `xt` must lie and where the logits come back.
     """
@@ -58,6 +59,7 @@ class Denoiser(Protocol):
     mask_id: int
     max_length: int | None
     uses_time: bool
+    noise: str | None
     begin_id: int | None
 
     @property
@@ -68,7 +70,8 @@ class Denoiser(Protocol):
     def logits(self, xt: torch.Tensor, t: torch.Tensor | None = None, where: Positions | None = None) -> torch.Tensor:
         """Logits of x0.
 
-        xt: int64 (B, L). t: float (B,) in [0, 1], 1 = all masked; needed where `uses_time`.
+        xt: int64 (B, L). t: float (B,) in [0, 1], 1 = all masked, on the CPU, where the plan knows it; needed where
+        `uses_time`.
         where: the positions wanted; the answer is then (R, V) in their order, else (B, L, V).
         """
         ...

@@ -35,7 +35,7 @@ def sample_plain(
     if reuse_unchanged and any(model.uses_time for model in task.denoisers.values()):
         raise SettingError("probabilities cannot be reused by a model that depends on time; leave reuse_unchanged off")
     started = time.perf_counter()
-    canvas = torch.from_numpy(task.template).to(device_of(task.denoisers))
+    canvas = torch.tensor(task.template, device=device_of(task.denoisers))  # a copy: the task stays as it is
     reveal_step = np.full(canvas.shape, -1, dtype=np.int64)
     nfe: Counter[str] = Counter(dict.fromkeys(task.schedule.keys, 0))
     for first in range(0, len(canvas), task.batch_size):
@@ -58,7 +58,8 @@ class _PlainRun:
     ) -> None:
         self.task, self.canvas, self.noise_dtype, self.reuse = task, canvas, noise_dtype, reuse
         self.samples = np.arange(first, first + len(canvas))
-        self.generator = torch.Generator(canvas.device).manual_seed(task.seed % 2**63 + first)
+        entropy = np.random.SeedSequence((task.seed, task.first_index + first)).generate_state(1, np.uint64)
+        self.generator = torch.Generator(canvas.device).manual_seed(int(entropy[0] >> 1))
         self.nfe: Counter[str] = Counter()
         self.cached: tuple[str, torch.Tensor] | None = None
 
@@ -83,7 +84,7 @@ class _PlainRun:
         if self.cached is not None and self.cached[0] == key:
             return self.cached[1]
         model = self.task.denoisers[key]
-        times = torch.full((len(self.canvas),), time_now, device=model.device) if model.uses_time else None
+        times = torch.full((len(self.canvas),), time_now, dtype=torch.float64) if model.uses_time else None
         logits = model.logits(self.canvas.to(model.device), times).to(self.canvas.device)
         self.nfe[key] += len(self.canvas)
         probs = probabilities(logits, self.task.mask_id, temperature=self.task.temperature, top_p=self.task.top_p).to(
@@ -100,7 +101,7 @@ class _PlainRun:
         rates = probs * reveal
         rates[..., self.task.mask_id] = 1 - reveal
         uniform = torch.rand(rates.shape, generator=self.generator, dtype=rates.dtype, device=rates.device)
-        return (rates / -torch.log1p(-uniform)).argmax(-1)
+        return (rates / -uniform.log()).argmax(-1)  # at 0, which can be drawn, the rate becomes 0; 1 cannot
 
 
 def _dense_flops(task: SamplingTask, nfe: Counter[str]) -> FlopsReport:

@@ -25,6 +25,7 @@ def probabilities(logits: torch.Tensor, mask_id: int, *, temperature: float = 1.
     """
     mask = torch.tensor([mask_id], device=logits.device)
     logits = logits.double().index_fill(-1, mask, -torch.inf)
+    logits = logits - logits.amax(-1, keepdim=True)  # so that no temperature can overflow; NaN where none is finite
     if temperature == 0:
         best = torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).double()
         return torch.where(torch.isnan(logits).any(-1, keepdim=True), torch.nan, best)

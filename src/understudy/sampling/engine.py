@@ -52,7 +52,7 @@ def sample_steps(task: SamplingTask) -> Generator[StepRecord, None, SampleResult
     """
     started = time.perf_counter()
     device = device_of(task.denoisers)
-    canvas = torch.from_numpy(task.template).to(device)
+    canvas = torch.tensor(task.template, device=device)  # a copy: the task stays as it is
     is_healthy = torch.ones((), dtype=torch.bool, device=device)
     nfe: Counter[str] = Counter(dict.fromkeys(task.schedule.keys, 0))
     for batch in PassQueue(task.plan, task.schedule, task.batch_size):
@@ -73,7 +73,7 @@ def _run_pass(task: SamplingTask, canvas: torch.Tensor, batch: Pass) -> tuple[to
     model, device = task.denoisers[batch.key], canvas.device
     samples = _to(batch.samples, device)
     rows, cols = _to(batch.where.rows, device), _to(batch.where.cols, device)
-    times = _to(task.plan.times[batch.steps], model.device).float() if model.uses_time else None
+    times = torch.from_numpy(task.plan.times[batch.steps]) if model.uses_time else None
     logits = model.logits(canvas[samples].to(model.device), times, batch.where).to(device)
     probs = probabilities(logits, task.mask_id, temperature=task.temperature, top_p=task.top_p)
     tokens = inverse_cdf(probs, _to(batch.uniforms, device))

@@ -41,11 +41,12 @@ class PassQueue:
         self._segments = np.searchsorted(ends, self._events.steps, side="right")
         # Events of sample s are first[s] … first[s + 1] − 1.
         self._first = np.searchsorted(self._events.samples, np.arange(plan.num_samples + 1))
-        self._cursor = self._first[:-1].copy()
-        self._waiting: dict[str, list[tuple[int, int, int]]] = {key: [] for key in schedule.keys}
-        self._admitted = 0
+        self._schedule = schedule
 
     def __iter__(self) -> Iterator[Pass]:
+        self._cursor = self._first[:-1].copy()
+        self._waiting: dict[str, list[tuple[int, int, int]]] = {key: [] for key in self._schedule.keys}
+        self._admitted = 0
         while True:
             self._admit()
             heaps = {key: heap for key, heap in self._waiting.items() if heap}

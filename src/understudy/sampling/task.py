@@ -31,7 +31,7 @@ class SamplingOptions(TypedDict, total=False):
     prefix: Sequence[int] | None
     suffix: Sequence[int] | None
     template: ArrayLike | None
-    noise: str
+    noise: str | None
     t_end: float
     temperature: float
     top_p: float
@@ -51,6 +51,7 @@ class SamplingTask:
     plan: RevealPlan
     noise: NoiseSchedule
     seed: int
+    first_index: int
     temperature: float
     top_p: float
     batch_size: int
@@ -69,7 +70,7 @@ class SamplingTask:
         prefix: Sequence[int] | None = None,
         suffix: Sequence[int] | None = None,
         template: ArrayLike | None = None,
-        noise: str = "loglinear",
+        noise: str | None = None,
         t_end: float = 0.0,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -82,7 +83,8 @@ class SamplingTask:
         steps: N ≥ 1; needed where the schedule does not say it. seed, first_index: sample i is a function of (seed,
         first_index + i), the models and the schedule. prefix, suffix: token ids kept at the ends of every sample.
         template: token ids (L,) or (n, L) with the mask id where a token is wanted, instead of prefix and suffix.
-        noise: "loglinear" or "cosine". t_end: where the time grid stops; above 0 a clean-up pass reveals the rest.
+        noise: "loglinear" or "cosine"; that of the time-conditioned models unless given, else log-linear.
+        t_end: where the time grid stops; above 0 a clean-up pass reveals the rest.
         temperature, top_p: as in `draw.probabilities`. batch_size: most sequences in one pass.
 
         Raises ScheduleError, PairingError, PromptError or SettingError.
@@ -92,16 +94,16 @@ class SamplingTask:
         mask_id, vocab_size = _check_pairing(denoisers)
         if template is None:
             length = length if length is not None else _default_length(denoisers)
-            row = fill_template(length, mask_id, prefix or (), suffix or ())
+            row = fill_template(length, mask_id, _given(prefix, "prefix"), _given(suffix, "suffix"))
             canvas = np.tile(row, (num_samples, 1))
         else:
             canvas = _given_template(template, num_samples, length, prefix, suffix)
         _check_canvas(canvas, mask_id, vocab_size, denoisers)
         model_schedule = _resolve_schedule(denoisers, schedule, steps, canvas.shape[1])
-        law = noise_schedule(noise)
+        law = _resolve_noise(denoisers, noise)
         times = law.grid(model_schedule.num_steps, t_end)
         plan = RevealPlan.draw(canvas == mask_id, times, law, seed=seed, first_index=first_index)
-        return cls(denoisers, model_schedule, canvas, plan, law, seed, temperature, top_p, batch_size)
+        return cls(denoisers, model_schedule, canvas, plan, law, seed, first_index, temperature, top_p, batch_size)
 
     @property
     def mask_id(self) -> int:
@@ -135,6 +137,27 @@ def fill_template(
     if np.count_nonzero(row != mask_id) != given:
         raise PromptError(f"prefix or suffix holds the mask token {mask_id}; leave it out, or give a template")
     return row
+
+
+def _given(ids: Sequence[int] | None, what: str) -> list[int]:
+    """Plain ids of a prefix or suffix; none where it is left out."""
+    if ids is None:
+        return []
+    if len(ids) == 0:
+        raise PromptError(f"the {what} is empty; give some tokens, or leave it out")
+    return [int(token) for token in ids]
+
+
+def _resolve_noise(denoisers: Mapping[str, Denoiser], name: str | None) -> NoiseSchedule:
+    """A model that reads the time must be sampled under the noise it was trained with."""
+    trained = {model.noise for model in denoisers.values() if model.uses_time and model.noise is not None}
+    chosen = name if name is not None else min(trained, default="loglinear")
+    if trained - {chosen}:
+        raise SettingError(
+            f"noise is {chosen}, but a model that is conditioned on time was trained with {min(trained - {chosen})}; "
+            "sample with the noise of training"
+        )
+    return noise_schedule(chosen)
 
 
 def _check_positive(**values: int | None) -> None:
@@ -172,7 +195,10 @@ def _given_template(
 ) -> NDArray[np.int64]:
     if prefix is not None or suffix is not None:
         raise PromptError("a template already says what is given; leave out prefix and suffix")
-    canvas = np.atleast_2d(np.asarray(template, dtype=np.int64))
+    canvas = np.atleast_2d(np.asarray(template))
+    if canvas.size == 0 or not np.issubdtype(canvas.dtype, np.integer):
+        raise PromptError("a template holds token ids: whole numbers, at least one; the mask id stands for a gap")
+    canvas = canvas.astype(np.int64)
     if canvas.ndim != 2 or canvas.shape[1] != (length or canvas.shape[1]):
         raise PromptError(f"the template has shape {np.shape(template)}; it must be (L,) or (n, L) with L = {length}")
     if len(canvas) not in (1, num_samples):
