@@ -25,7 +25,7 @@ def commands():
 
 
 def test_there_are_commands_to_check():
-    assert len(list(commands())) >= 8
+    assert len(list(commands())) >= 7
 
 
 @pytest.mark.parametrize(("verb", "options"), list(commands()))
