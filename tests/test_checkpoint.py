@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from understudy.checkpoint import checkpoint_folders, latest_checkpoint, read_checkpoint, write_checkpoint
 from understudy.errors import ModelError
@@ -88,11 +89,14 @@ def test_a_step_can_be_written_again(tmp_path):
     assert read_checkpoint(tmp_path / "step-00000004").step == 4
 
 
-def test_full_disk_leaves_the_older_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "refusal", [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device")]
+)
+def test_full_disk_leaves_the_older_checkpoint(tmp_path, monkeypatch, refusal):
     write(tmp_path, 1)
 
     def refuse(*_):
-        raise OSError(28, "No space left on device")
+        raise refusal
 
     monkeypatch.setattr("understudy.checkpoint.save_file", refuse)
     with pytest.raises(ModelError, match="No space left"):

@@ -328,7 +328,7 @@ WRONG_OPTIONS = {
     "no samples": ("--num-samples 0", "num_samples is 0; it must be at least 1"),
     "more samples than memory": ("--num-samples 1000000000000", "out of memory .*TiB more.*smaller --batch-size"),
     "negative seed": ("--seed -1", r"seed is -1; it must be a whole number between 0 and 2\^64 - 1"),
-    "huge seed": (f"--seed {2**64}", f"seed is {2**64}; it must lie between 0"),
+    "huge seed": (f"--seed {2**64}", f"seed is {2**64}; it must be a whole number between 0"),
     "empty batch": ("--batch-size 0", "batch_size is 0; it must be at least 1"),
     "length over the maximum": ("--length 64", "length is 64; model H takes at most 32"),
     "no length": ("--length 0", "length is 0; it must be at least 1"),

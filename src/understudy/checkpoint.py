@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from understudy.errors import ModelError
+from understudy.errors import ModelError, one_line
 from understudy.whole_files import file_sha256, publish_folder
 
 FORMAT_VERSION = 1
@@ -66,9 +66,10 @@ def write_checkpoint(
         # A folder of that name can only be one that was found damaged, or that a resumed run overtakes.
         publish_folder(partial, final)
         _prune(folder, keep)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
+        reason = getattr(error, "strerror", None) or one_line(error)
         raise ModelError(
-            f"cannot write checkpoint {str(final)!r}: {error.strerror or error}; make room and run again to go on"
+            f"cannot write checkpoint {str(final)!r}: {reason}; make room and run again to go on"
         ) from error
     return final
 

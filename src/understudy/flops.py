@@ -20,6 +20,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from understudy.errors import SettingError
 from understudy.noise import NoiseSchedule
 from understudy.reveal import RevealPlan
 from understudy.schedule import ModelSchedule
@@ -126,6 +127,8 @@ def expected_report(
     given that it is not zero. free_positions: F, the whole length unless given.
     """
     free = length if free_positions is None else free_positions
+    if not 1 <= free <= length:
+        raise SettingError(f"free_positions is {free}; it must lie between 1 and the length, {length}")
     prob, is_needed = _step_probabilities(schedule, noise, free)
     keys = np.array(schedule.steps())
 

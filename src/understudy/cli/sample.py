@@ -85,31 +85,33 @@ def sample_command(
         noise=noise,
     )
     result = run_with_bar(task)
-    _deliver(result, models, seed, output, as_json)
+    drawn = {"noise": task.noise.name, "temperature": temperature, "top_p": top_p, "prefix": prefix, "suffix": suffix}
+    _deliver(result, models, {"seed": seed, **drawn, "models": models.paths}, output, as_json)
 
 
-def _deliver(result: "SampleResult", models: "ModelSet", seed: int, output: Path | None, as_json: bool) -> None:
+def _deliver(
+    result: "SampleResult", models: "ModelSet", settings: dict[str, Any], output: Path | None, as_json: bool
+) -> None:
     from understudy.whole_files import write_json_lines
 
     rows = result.tokens.tolist()
     samples = [{"text": models.decode(row), "token_ids": row} for row in rows]
     if output is not None:
-        shared = {"schedule": str(result.schedule), "seed": seed, "models": models.paths}
+        shared = {"schedule": str(result.schedule), **settings}
         write_json_lines(output, ({"index": i, **sample, **shared} for i, sample in enumerate(samples)))
     if as_json:
-        typer.echo(json.dumps({**_summary(result, seed), "samples": samples}, ensure_ascii=False))
+        typer.echo(json.dumps({**_summary(result), **settings, "samples": samples}, ensure_ascii=False))
     else:
-        show_result(Console(), result, models, seed=seed, output=output)
+        show_result(Console(), result, models, seed=settings["seed"], output=output)
 
 
-def _summary(result: "SampleResult", seed: int) -> dict[str, Any]:
+def _summary(result: "SampleResult") -> dict[str, Any]:
     num_samples, length = result.tokens.shape
     return {
         "schedule": str(result.schedule),
         "steps": result.schedule.num_steps,
         "length": length,
         "num_samples": num_samples,
-        "seed": seed,
         "nfe": result.nfe,
         "nfe_per_sample": {key: passes / num_samples for key, passes in result.nfe.items()},
         "flops": result.flops.to_dict(),

@@ -55,7 +55,8 @@ def load_model_set(
 ) -> ModelSet:
     """Load the models of a schedule by key.
 
-    Raises ModelError or DataError where a model or tokenizer cannot be loaded, PairingError where tokenizers differ.
+    Raises ModelError or DataError where a model or tokenizer cannot be loaded, PairingError where tokenizers differ or
+    only some of the models were trained with a begin token.
     """
     if not paths:
         raise PairingError("no model is given; bind at least one to a key")
@@ -68,6 +69,12 @@ def load_model_set(
                 f"models {first} ({paths[first]}) and {key} ({paths[key]}) have different tokenizers; "
                 "models under one schedule must share one"
             )
+    begins = {key: model.begin_id for key, model in denoisers.items()}
+    if len(set(begins.values())) > 1:
+        listed = ", ".join(f"{key}: {begin}" for key, begin in begins.items())
+        raise PairingError(
+            f"the models were trained on blocks that begin differently (begin token {listed}); pair others"
+        )
     return ModelSet(denoisers, tokenizers[first], {key: str(path) for key, path in paths.items()})
 
 

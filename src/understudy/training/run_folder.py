@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from understudy.environment import versions
-from understudy.errors import SettingError
+from understudy.errors import ModelError, SettingError, one_line
 from understudy.training.settings import TrainingConfig
 from understudy.whole_files import read_json, sync_file, sync_folder, write_bytes, write_json
 
@@ -112,7 +113,12 @@ def write_model(folder: Path, network: PreTrainedModel) -> None:
         network.generation_config.save_pretrained(folder)
     # Parameters by name, each once: a tied head is the embedding and is tied again on loading.
     weights = {name: parameter.detach().contiguous() for name, parameter in network.named_parameters()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    try:
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"cannot write the model to {str(folder)!r}: {one_line(error)}; make room and run again"
+        ) from error
 
 
 def data_record(blocks: Any) -> dict[str, Any]:
