@@ -69,11 +69,12 @@ def test_batch_size_changes_tokens_by_rounding_only(dtype):
     runs = [sample(models, "L16,H32,L16", length=64, num_samples=16, seed=3, batch_size=b) for b in (1, 7, 16)]
     for other in runs[1:]:
         assert other.nfe == runs[0].nfe
-        same = (other.tokens == runs[0].tokens).all(dim=1)
-        # One flipped token changes what follows in its sequence. In float32 a uniform must lie within about 1e-6 of a
-        # boundary, which 16 sequences of 64 tokens meet about once in a hundred runs; bfloat16 flips several a sequence.
-        assert same.sum() >= (14 if dtype is torch.float32 else 0)
-        assert (other.tokens == runs[0].tokens).float().mean() > (0.8 if dtype is torch.float32 else 0.4)
+        is_same = other.tokens == runs[0].tokens
+        if dtype is torch.float32:
+            # A token flips where its uniform is within rounding of a boundary, and changes the rest of its sequence.
+            assert is_same.all(dim=1).sum() >= 14
+        else:  # logits move by about 1 %, so most sequences part somewhere; what came before stays
+            assert is_same.float().mean() > 0.4
 
 
 def test_one_batch_shape_is_repeatable_to_the_bit():
