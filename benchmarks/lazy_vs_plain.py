@@ -18,6 +18,7 @@ from documents import deliver, document
 
 from understudy import sample_plain, sample_steps
 from understudy.denoisers.model_set import bundled_models
+from understudy.driving import run_to_end
 from understudy.sampling import SamplingTask
 
 
@@ -83,13 +84,9 @@ def warm_up(samplers):
 def measure(steps):
     """Seconds, passes and FLOPs of one run."""
     started = time.perf_counter()
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            result = stop.value
-            seconds = time.perf_counter() - started
-            return {"seconds": seconds, "passes": sum(result.nfe.values()), "flops": result.flops.executed}
+    result = run_to_end(steps)
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "passes": sum(result.nfe.values()), "flops": result.flops.executed}
 
 
 if __name__ == "__main__":

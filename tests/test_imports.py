@@ -20,7 +20,7 @@ HEAVY = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "matpl
 
 # Every row may import from the rows above it, and from its own package; modules of one row know nothing of each other.
 LAYERS = (
-    ("errors", "environment"),
+    ("errors", "environment", "driving"),
     ("schedule", "noise", "whole_files", "quiet"),
     ("reveal", "hub"),
     ("flops", "tokenizer_files"),

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from understudy.cli.driving import run_to_end
+from understudy.driving import run_to_end
 from understudy.errors import SettingError
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from understudy.cli.driving import run_to_end
 from understudy.cli.written_text import legend, written_text
+from understudy.driving import run_to_end
 
 if TYPE_CHECKING:
     from understudy.denoisers.model_set import ModelSet

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from understudy.denoisers.protocol import Denoiser
+from understudy.driving import run_to_end
 from understudy.errors import ModelError
 from understudy.sampling.draw import inverse_cdf, probabilities
 from understudy.sampling.queue import Pass, PassQueue
@@ -36,13 +37,7 @@ def sample(
     uniform falls within that rounding of a boundary. Raises the errors of `SamplingTask.create`, and ModelError where
     a model returns NaN.
     """
-    steps = sample_steps(SamplingTask.create(denoisers, schedule, **options))
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            result: SampleResult = stop.value
-            return result
+    return run_to_end(sample_steps(SamplingTask.create(denoisers, schedule, **options)))
 
 
 def sample_steps(task: SamplingTask) -> Generator[StepRecord, None, SampleResult]:

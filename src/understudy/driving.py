@@ -7,7 +7,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-def run_to_end(run: Generator[R, None, T], show: Callable[[R], None]) -> T:
+def run_to_end(run: Generator[R, None, T], show: Callable[[R], object] = lambda record: None) -> T:
     """Call `show` on everything that `run` yields, and give what it returns."""
     while True:
         try:
