@@ -111,10 +111,12 @@ def rotary_table(length: int, head_dim: int, device: torch.device) -> tuple[torc
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotate queries or keys (…, head_dim) in the half-split convention of GPT-NeoX; tables (…, head_dim / 2)."""
-    first, second = x.chunk(2, dim=-1)
+    half = x.shape[-1] // 2
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    turned = torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)
-    return torch.cat(turned, dim=-1)
+    out = x * torch.cat([cos, cos], dim=-1)
+    out[..., :half].addcmul_(x[..., half:], sin, value=-1)  # in place: no copy to join the halves
+    out[..., half:].addcmul_(x[..., :half], sin)
+    return out
 
 
 def sinusoid(sigma: torch.Tensor) -> torch.Tensor:
