@@ -4,15 +4,19 @@ import pytest
 import torch
 
 from driving import finish
-from laws import FALSE_ALARM, ancestral_law, chi_square_p_value, exact_pair
+from laws import FALSE_ALARM, TableDenoiser, ancestral_law, chi_square_p_value, exact_pair
 from models import tiny_network
 from understudy import sample, sample_plain, sample_steps
 from understudy.denoisers.model_set import bundled_paths, load_model_set
 from understudy.denoisers.network import DiTDenoiser
 from understudy.errors import ModelError
-from understudy.sampling import SamplingTask, inverse_cdf, probabilities
+from understudy.sampling import SamplingTask, graphs, inverse_cdf, probabilities
+from understudy.sampling.draw import draw
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),  # from within torch, when it compiles first
+]
 
 
 def bundled(device, dtype=torch.float32):
@@ -33,6 +37,15 @@ class OnCuda:
         return self.inner.logits(xt.cpu(), t, where).to(self.device)
 
 
+@pytest.mark.parametrize("cuda_graphs", [True, False])
+def test_law_of_captured_passes(cuda_graphs):
+    exact = exact_pair()
+    tables = {key: TableDenoiser(model, "cuda") for key, model in exact.items()}
+    options = {"template": [0, 2, 2], "num_samples": 20_000, "batch_size": 4096, "cuda_graphs": cuda_graphs}
+    tokens = sample(tables, "L2,H1,L2", **options).tokens
+    assert chi_square_p_value(tokens, ancestral_law(exact, "L2,H1,L2", [0, 2, 2])) > FALSE_ALARM
+
+
 @pytest.mark.parametrize("sampler", ["lazy", "plain"])
 def test_law_of_a_mixed_schedule_with_a_prefix(sampler):
     exact = exact_pair()
@@ -51,6 +64,63 @@ def test_draws_agree_with_the_cpu():
         there = inverse_cdf(probabilities(logits.cuda(), 7, top_p=top_p), uniforms.cuda()).cpu()
         # float64 sums in another order: a boundary would have to lie within 1e-13 of a uniform.
         assert torch.equal(here, there)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_draw_kernels_draw_what_the_cpu_draws(dtype, temperature):
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randn(300, 50258, generator=generator) * 4).to(dtype)
+    logits[:, 2000:5000] = -torch.inf  # whole blocks without mass
+    logits[7, :-1] = -torch.inf
+    uniforms = torch.rand(300, dtype=torch.float64, generator=generator)
+    uniforms[:2] = torch.tensor([0.0, 1 - 2**-53])
+    here = inverse_cdf(probabilities(logits, 50257, temperature=temperature), uniforms)
+    wide = torch.full((300, 50304), 9.0, dtype=dtype)  # rows that lie apart, with something else between
+    wide[:, :50258] = logits
+    there, is_finite = draw(wide.cuda()[:, :50258], uniforms.cuda(), 50257, temperature=temperature)
+    is_drawn = torch.arange(300) != 7  # the row whose only finite logit is the mask's
+    assert torch.equal(here[is_drawn], there.cpu()[is_drawn])
+    assert not bool(is_finite)
+    _, is_finite = draw(logits[8:].cuda(), uniforms[8:].cuda(), 50257, temperature=temperature)
+    assert bool(is_finite)
+    broken = logits[8:].clone()
+    broken[5, 17] = torch.nan
+    assert not bool(draw(broken.cuda(), uniforms[8:].cuda(), 50257)[1])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("kernels", [True, False])
+def test_the_folded_network_equals_the_network(dtype, tolerance, kernels):
+    # Width 96 and 3 heads: no powers of two, in kernels that work on powers of two.
+    network = tiny_network(3, hidden_size=96, num_attention_heads=3, scale=0.1, max_position_embeddings=256)
+    xt = torch.randint(0, 23, (5, 200))
+    columns, flat = torch.randint(0, 200, (5, 4)), torch.tensor([0, 3, 4, 9, 19, 0])
+    with torch.inference_mode():
+        wanted = network.head(network.hidden(xt).gather(1, columns[..., None].expand(-1, -1, 96)))
+        wanted = wanted.flatten(0, 1)[flat]
+    model = DiTDenoiser(network.to("cuda", dtype), kernels=kernels)
+    there = model.logits_at(xt.cuda(), columns.cuda(), flat.cuda()).float().cpu()
+    assert float((there - wanted).norm() / wanted.norm()) < tolerance
+
+
+def test_graphs_agree_with_single_operations():
+    models = bundled("cuda")
+    options = {"length": 64, "num_samples": 24, "seed": 3, "batch_size": 8}
+    graphed, single = (sample(models, "L16,H32,L16", cuda_graphs=on, **options) for on in (True, False))
+    assert graphed.nfe == single.nfe
+    # Padding changes the shapes of products, and so the last bits of logits.
+    assert (graphed.tokens == single.tokens).all(dim=1).sum() >= 22
+
+
+def test_a_time_conditioned_model_is_captured_too():
+    network = tiny_network(time_conditioning=True, noise="cosine")
+    options = {"length": 24, "num_samples": 16, "seed": 3, "batch_size": 8, "noise": "cosine"}
+    here = sample({"H": DiTDenoiser(network)}, "H40", **options)
+    model = DiTDenoiser(tiny_network(time_conditioning=True, noise="cosine").cuda())
+    there = sample({"H": model}, "H40", **options)
+    assert any(entry.graph is not None for entry in graphs._graphs[model].values())
+    assert (here.tokens == there.tokens).all(dim=1).sum() >= 15
 
 
 def test_float32_samples_agree_with_the_cpu():

@@ -1,4 +1,4 @@
-"""The DiT as a `Denoiser`: the pruned last block, the sparse head, and on the CPU answers that no batch changes."""
+"""The DiT as a `Denoiser`: the pruned last block, the sparse head, on the CPU answers that no batch changes."""
 
 from typing import cast
 
@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from understudy.denoisers.dit import DiTForMaskedLM, Linear, by_rows, sigma_of_alpha
+from understudy.denoisers.fused import FusedDiT
 from understudy.denoisers.protocol import Positions
 from understudy.flops import PassFlops, TransformerShape
 from understudy.noise import noise_schedule
@@ -18,19 +19,24 @@ class DiTDenoiser:
     On the CPU a sequence's logits are the same to the last bit whatever batch it is in: matrix products go row by row
     (`dit.by_rows`), and so do the last block, the head and whatever else works on revealed positions, whose number
     differs between rows.
+
+    On a GPU, and without time conditioning, it runs in the folded form of `FusedDiT`. kernels: see there.
     """
 
-    def __init__(self, network: DiTForMaskedLM) -> None:
+    def __init__(self, network: DiTForMaskedLM, *, kernels: bool = True) -> None:
         self.network = network.eval().requires_grad_(False)
+        self._fused: FusedDiT | None = None
         if network.device.type == "cpu":
             _store_transposed(network)
+        elif not network.config.time_conditioning:
+            self._fused = FusedDiT(network, kernels=kernels)
         config = network.config
         self.vocab_size, self.mask_id = config.vocab_size, config.mask_token_id
         self.max_length: int | None = config.max_position_embeddings
         self.uses_time: bool = config.time_conditioning
         self.noise: str | None = config.noise if config.time_conditioning else None
         self.begin_id: int | None = config.bos_token_id
-        self._shape = TransformerShape(config.hidden_size, config.num_hidden_layers, config.vocab_size)
+        self.shape = TransformerShape(config.hidden_size, config.num_hidden_layers, config.vocab_size)
         self._noise = noise_schedule(config.noise)
 
     @property
@@ -47,8 +53,21 @@ class DiTDenoiser:
             with by_rows():
                 return self._by_rows(xt, sigma, where)
         columns, flat = where.padded()
-        hidden = self.network.hidden_at(xt, self._put(columns), sigma)
-        return cast(torch.Tensor, self.network.head(hidden.flatten(0, 1)[self._put(flat)]))
+        return self.logits_at(xt, self._put(columns), self._put(flat), sigma)
+
+    def logits_at(
+        self, xt: torch.Tensor, columns: torch.Tensor, flat: torch.Tensor, time: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Raw logits (R, V) at padded positions, all on the device; see `CapturableDenoiser.logits_at`."""
+        if self._fused is not None:
+            return self._fused.logits_at(xt, columns, flat)
+        sigma = None if time is None else time.float()
+        return cast(torch.Tensor, self.network.head(self.network.hidden_at(xt, columns, sigma).flatten(0, 1)[flat]))
+
+    def encode_time(self, t: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give sigma (B,), the noise level that conditions the network, from times (B,)."""
+        alpha = torch.from_numpy(np.asarray(self._noise.alpha(t)))
+        return sigma_of_alpha(alpha).numpy()
 
     def _by_rows(self, xt: torch.Tensor, sigma: torch.Tensor | None, where: Positions) -> torch.Tensor:
         """All blocks but the last on the batch, then each sequence's revealed positions on their own."""
@@ -63,13 +82,13 @@ class DiTDenoiser:
 
     def pass_flops(self, length: int, revealed: int | None = None) -> PassFlops:
         """Cost of one pass of one sequence; time conditioning (under 1 %) is left out."""
-        return self._shape.pass_flops(length, revealed)
+        return self.shape.pass_flops(length, revealed)
 
     def _sigma(self, t: torch.Tensor | None) -> torch.Tensor:
         if t is None:
             raise ValueError("this model is conditioned on time; t is needed")
-        alpha = torch.from_numpy(self._noise.alpha(t.double().cpu().numpy()))  # t comes from the host: no wait
-        return sigma_of_alpha(alpha).float().to(self.device, non_blocking=True)
+        sigma = torch.from_numpy(self.encode_time(t.double().cpu().numpy()))  # t comes from the host: no wait
+        return sigma.float().to(self.device, non_blocking=True)
 
     def _put(self, array: NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)

@@ -4,7 +4,7 @@ Shapes: B sequences in the batch, L length, R revealed positions of all B sequen
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,14 +28,14 @@ class Positions:
         """Positions wanted per row of the batch (B,)."""
         return np.bincount(self.rows)
 
-    def padded(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def padded(self, width: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Give `columns` (B, M) and `flat` (R,): row r wants columns[r, :counts[r]].
 
-        Rows with fewer than M positions repeat their first one; `flat` picks the R wanted entries out of the
-        B·M computed ones, in the order of `rows` and `cols`.
+        width: M, the largest count unless given. Rows with fewer than M positions repeat their first one; `flat` picks
+        the R wanted entries out of the B·M computed ones, in the order of `rows` and `cols`.
         """
         counts = self.counts
-        width = int(counts.max())
+        width = int(counts.max()) if width is None else width
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
         offset = np.arange(len(self.rows)) - starts[self.rows]
         columns = np.repeat(self.cols[starts][:, None], width, axis=1)
@@ -78,4 +78,23 @@ class Denoiser(Protocol):
 
     def pass_flops(self, length: int, revealed: int | None = None) -> PassFlops:
         """Cost of one pass of one sequence: full, or with logits at `revealed` positions only."""
+        ...
+
+
+@runtime_checkable
+class CapturableDenoiser(Denoiser, Protocol):
+    """A denoiser whose pass can become a CUDA graph: fixed shapes, no look at the host, nothing to wait for."""
+
+    def logits_at(
+        self, xt: torch.Tensor, columns: torch.Tensor, flat: torch.Tensor, time: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Logits (R, V) at `flat` of the B·M positions `columns`, as `Positions.padded` gives them.
+
+        xt: int64 (B, L). columns: int64 (B, M). flat: int64 (R,). time: float64 (B,), from `encode_time`, where
+        `uses_time`. All on the model's device.
+        """
+        ...
+
+    def encode_time(self, t: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What `logits_at` wants to know of the times t (B,) in [0, 1]: float64 (B,)."""
         ...

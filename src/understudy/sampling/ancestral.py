@@ -40,10 +40,10 @@ def sample_plain(
     nfe: Counter[str] = Counter(dict.fromkeys(task.schedule.keys, 0))
     for first in range(0, len(canvas), task.batch_size):
         rows = slice(first, first + task.batch_size)
-        run = _PlainRun(task, canvas[rows], first, noise_dtype, reuse_unchanged)
+        run = _PlainRun(task, canvas, rows, noise_dtype, reuse_unchanged)
         for step in range(task.plan.num_steps + int(task.plan.times[-1] > 0)):
             record = run.step(step)
-            reveal_step[record.samples[record.rows], record.positions] = step
+            reveal_step[record.places, record.positions] = step
             yield record
         nfe.update(run.nfe)
     flops = _dense_flops(task, nfe)
@@ -54,12 +54,12 @@ class _PlainRun:
     """One batch on its way from all masked to clean."""
 
     def __init__(
-        self, task: SamplingTask, canvas: torch.Tensor, first: int, noise_dtype: torch.dtype, reuse: bool
+        self, task: SamplingTask, whole: torch.Tensor, rows: slice, noise_dtype: torch.dtype, reuse: bool
     ) -> None:
-        self.task, self.canvas, self.noise_dtype, self.reuse = task, canvas, noise_dtype, reuse
-        self.samples = np.arange(first, first + len(canvas))
-        entropy = np.random.SeedSequence((task.seed, task.first_index + first)).generate_state(1, np.uint64)
-        self.generator = torch.Generator(canvas.device).manual_seed(int(entropy[0] >> 1))
+        self.task, self.whole, self.canvas, self.noise_dtype, self.reuse = task, whole, whole[rows], noise_dtype, reuse
+        self.samples = np.arange(len(whole))[rows]
+        entropy = np.random.SeedSequence((task.seed, task.first_index + rows.start)).generate_state(1, np.uint64)
+        self.generator = torch.Generator(whole.device).manual_seed(int(entropy[0] >> 1))
         self.nfe: Counter[str] = Counter()
         self.cached: tuple[str, torch.Tensor] | None = None
 
@@ -77,7 +77,7 @@ class _PlainRun:
         if len(rows):
             self.cached = None
         steps = np.full(len(self.samples), step)
-        return StepRecord(key, self.samples, steps, rows, positions, drawn[is_new])
+        return StepRecord(key, self.samples, steps, rows, positions, self.whole)
 
     def _probabilities(self, key: str, time_now: float) -> torch.Tensor:
         """p(x0 | xt) (B, L, V) in the noise's precision."""
@@ -87,10 +87,9 @@ class _PlainRun:
         times = torch.full((len(self.canvas),), time_now, dtype=torch.float64) if model.uses_time else None
         logits = model.logits(self.canvas.to(model.device), times).to(self.canvas.device)
         self.nfe[key] += len(self.canvas)
-        probs = probabilities(logits, self.task.mask_id, temperature=self.task.temperature, top_p=self.task.top_p).to(
-            self.noise_dtype
-        )
-        if not bool(torch.isfinite(probs).all()):
+        settings = {"temperature": self.task.temperature, "top_p": self.task.top_p}
+        probs = probabilities(logits, self.task.mask_id, dtype=self.noise_dtype, **settings)
+        if not bool(torch.isfinite(probs[..., 0]).all()):  # a NaN anywhere in a row makes all of it NaN
             raise ModelError(f"model {key} returned logits with NaN or no finite entry; is its checkpoint intact?")
         if self.reuse:
             self.cached = (key, probs)

@@ -4,9 +4,13 @@ One uniform per token replaces one Gumbel variable per vocabulary entry; the dra
 bias of float32 noise (Zheng et al. 2024, arXiv 2409.02908). Shapes: R rows, V vocabulary.
 """
 
+from importlib.util import find_spec
+
 import torch
 
 from understudy.errors import SettingError
+
+HAS_TRITON = find_spec("triton") is not None  # it comes with PyTorch for CUDA
 
 
 def check_draw_settings(temperature: float, top_p: float) -> None:
@@ -17,19 +21,44 @@ def check_draw_settings(temperature: float, top_p: float) -> None:
         raise SettingError(f"top_p is {top_p}; it must lie in (0, 1], where 1 keeps every token")
 
 
-def probabilities(logits: torch.Tensor, mask_id: int, *, temperature: float = 1.0, top_p: float = 1.0) -> torch.Tensor:
-    """p(x0 | xt) in float64 (R, V) from logits (R, V): no mass on the mask, then temperature, then nucleus.
+def draw(
+    logits: torch.Tensor, uniforms: torch.Tensor, mask_id: int, *, temperature: float = 1.0, top_p: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens (R,) of logits (R, V) at uniforms (R,), and whether all probabilities were finite: bool ().
+
+    The law of `inverse_cdf(probabilities(…))`; on a GPU by kernels that make no float64 copy of the logits, where
+    there is Triton and nothing needs one.
+    """
+    if logits.is_cuda and temperature > 0 and top_p == 1 and HAS_TRITON:
+        from understudy.sampling import draw_kernels  # here, because it needs Triton
+
+        return draw_kernels.draw(logits, uniforms, mask_id, temperature)
+    probs = probabilities(logits, mask_id, temperature=temperature, top_p=top_p)
+    return inverse_cdf(probs, uniforms), torch.isfinite(probs).all()
+
+
+def probabilities(
+    logits: torch.Tensor,
+    mask_id: int,
+    *,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    dtype: torch.dtype = torch.float64,
+) -> torch.Tensor:
+    """p(x0 | xt) (R, V) from logits (R, V): no mass on the mask, then temperature, then nucleus.
 
     temperature 0 puts all mass on the most likely token. top_p keeps the fewest most likely tokens whose mass reaches
-    top_p (Holtzman et al. 2020, arXiv 1904.09751), renormalised. A row with a NaN, or with nothing but −∞, gives NaN.
+    top_p (Holtzman et al. 2020, arXiv 1904.09751), renormalised. A row with a NaN, or with nothing but −∞, is all NaN.
     """
-    mask = torch.tensor([mask_id], device=logits.device)
-    logits = logits.double().index_fill(-1, mask, -torch.inf)
-    logits = logits - logits.amax(-1, keepdim=True)  # so that no temperature can overflow; NaN where none is finite
+    logits = logits.to(dtype, copy=True)
+    logits[..., mask_id] = -torch.inf
     if temperature == 0:
-        best = torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).double()
-        return torch.where(torch.isnan(logits).any(-1, keepdim=True), torch.nan, best)
-    probs = torch.softmax(logits / temperature, dim=-1)
+        best = torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+        top = logits.amax(-1, keepdim=True)  # NaN where one of the row is
+        return torch.where(torch.isfinite(top), best, torch.nan)
+    if temperature != 1:
+        logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # from 0 down: no temperature can overflow
+    probs = torch.softmax(logits, dim=-1)
     return probs if top_p == 1 else _nucleus(probs, top_p)
 
 

@@ -19,7 +19,7 @@ class StepRecord:
 
     samples, steps: int64 (B,), a sequence and the nominal step it is at (0-based; N for the clean-up pass).
     rows, positions: int64 (R,); `positions[r]` of sequence `samples[rows[r]]` received `tokens[r]`.
-    tokens: int64 (R,) on the models' device, so that looking at them is what synchronises, not making them.
+    canvas: int64 (n or more, L), all sequences as they are now, on the models' device; not to be written to.
     """
 
     key: str
@@ -27,7 +27,18 @@ class StepRecord:
     steps: NDArray[np.int64]
     rows: NDArray[np.int64]
     positions: NDArray[np.int64]
-    tokens: torch.Tensor
+    canvas: torch.Tensor
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """What was revealed, int64 (R,), on the models' device: looked up when asked, since a token never changes."""
+        rows, columns = (torch.from_numpy(index).to(self.canvas.device) for index in (self.places, self.positions))
+        return self.canvas[rows, columns]
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Sequence of each revealed position (R,)."""
+        return self.samples[self.rows]
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ class SamplingOptions(TypedDict, total=False):
     temperature: float
     top_p: float
     batch_size: int
+    cuda_graphs: bool
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class SamplingTask:
     temperature: float
     top_p: float
     batch_size: int
+    cuda_graphs: bool = True
 
     @classmethod
     def create(
@@ -75,6 +77,7 @@ class SamplingTask:
         temperature: float = 1.0,
         top_p: float = 1.0,
         batch_size: int = 32,
+        cuda_graphs: bool = True,
     ) -> "SamplingTask":
         """Check a request and draw its plan.
 
@@ -86,6 +89,7 @@ class SamplingTask:
         noise: "loglinear" or "cosine"; that of the time-conditioned models unless given, else log-linear.
         t_end: where the time grid stops; above 0 a clean-up pass reveals the rest.
         temperature, top_p: as in `draw.probabilities`. batch_size: most sequences in one pass.
+        cuda_graphs: on a GPU, capture passes as CUDA graphs where the models allow it.
 
         Raises ScheduleError, PairingError, PromptError or SettingError.
         """
@@ -103,7 +107,9 @@ class SamplingTask:
         law = _resolve_noise(denoisers, noise)
         times = law.grid(model_schedule.num_steps, t_end)
         plan = RevealPlan.draw(canvas == mask_id, times, law, seed=seed, first_index=first_index)
-        return cls(denoisers, model_schedule, canvas, plan, law, seed, first_index, temperature, top_p, batch_size)
+        return cls(
+            denoisers, model_schedule, canvas, plan, law, seed, first_index, temperature, top_p, batch_size, cuda_graphs
+        )
 
     @property
     def mask_id(self) -> int:

@@ -1,0 +1,77 @@
+"""What lies between the matrix products of a folded DiT, as one kernel each: written in Triton, for NVIDIA GPUs.
+
+Their twins in PyTorch's own operations, `fused.normed` and `fused.rotated`, say what they compute. Shapes: n rows,
+D width, B batch, L length, M positions, H heads (of queries and keys together, where both are turned at once).
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _norm_row(x, out, offset, weight, shift, eps, width: tl.constexpr, block: tl.constexpr):
+    column = tl.arange(0, block)
+    inside = column < width
+    place = tl.program_id(0).to(tl.int64) * width + column
+    value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    value += tl.load(offset + column, mask=inside, other=0.0)
+    centred = tl.where(inside, value - tl.sum(value, axis=0) / width, 0.0)
+    scale = tl.rsqrt(tl.sum(centred * centred, axis=0) / width + eps)
+    result = centred * scale * tl.load(weight + column, mask=inside, other=0.0)
+    result += tl.load(shift + column, mask=inside, other=0.0)
+    tl.store(out + place, result.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _rotate_row(
+    x,
+    out,
+    cos,
+    sin,
+    positions,
+    length,
+    row_stride,
+    heads: tl.constexpr,
+    half: tl.constexpr,
+    block_heads: tl.constexpr,
+    block_half: tl.constexpr,
+    is_placed: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    position = tl.load(positions + row) if is_placed else row % length
+    angle = tl.arange(0, block_half)
+    head = tl.arange(0, block_heads)[:, None]
+    inside = (head < heads) & (angle[None, :] < half)
+    c = tl.load(cos + position * half + angle, mask=angle < half, other=0.0)[None, :]
+    s = tl.load(sin + position * half + angle, mask=angle < half, other=0.0)[None, :]
+    place = head * (2 * half) + angle[None, :]
+    source = x + row * row_stride + place
+    first = tl.load(source, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(source + half, mask=inside, other=0.0).to(tl.float32)
+    target = out + row * (heads * 2 * half) + place
+    tl.store(target, (first * c - second * s).to(out.dtype.element_ty), mask=inside)
+    tl.store(target + half, (second * c + first * s).to(out.dtype.element_ty), mask=inside)
+
+
+def normed(
+    x: torch.Tensor, offset: torch.Tensor, weight: torch.Tensor, shift: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """`fused.normed` for contiguous x (n, D)."""
+    num_rows, width = x.shape
+    out, block = torch.empty_like(x), triton.next_power_of_2(width)
+    _norm_row[(num_rows,)](x, out, offset, weight, shift, eps, width, block, num_warps=max(1, min(block // 1024, 16)))
+    return out
+
+
+def rotated(
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`fused.rotated` for x whose first two dimensions are one in memory; the answer is contiguous."""
+    batch, length, heads, head_dim = x.shape
+    half = head_dim // 2
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    blocks = triton.next_power_of_2(heads), triton.next_power_of_2(half)
+    is_placed = positions is not None
+    _rotate_row[(batch * length,)](x, out, cos, sin, positions, length, x.stride(1), heads, half, *blocks, is_placed)
+    return out
