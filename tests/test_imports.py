@@ -26,7 +26,7 @@ LAYERS = (
     ("flops", "tokenizer_files"),
     ("denoisers",),
     ("sampling",),
-    ("metrics", "saved_samples", "checkpoint", "data"),
+    ("metrics", "saved_samples", "costs", "checkpoint", "data"),
     ("training", "evaluation"),
     ("report", "demo"),
     ("cli",),

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import typer
 
 from understudy import __version__
+from understudy.cli.bench import bench_command
 from understudy.cli.demo import demo_command
 from understudy.cli.evaluate import evaluate_command
 from understudy.cli.flops import flops_command
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sample": sample_command,
     "evaluate": evaluate_command,
     "flops": flops_command,
+    "bench": bench_command,
     "prepare": prepare_command,
     "train": train_command,
 }
