@@ -22,8 +22,13 @@ def document(what, **content):
     }
 
 
-def deliver(content, output):
-    """Write to `output` where one is given; the last line of standard output is the document."""
+def write(content, output):
+    """Write to `output` where one is given."""
     if output:
         output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def deliver(content, output):
+    """Write to `output` where one is given; the last line of standard output is the document."""
+    write(content, output)
     print(json.dumps(content, ensure_ascii=False))
