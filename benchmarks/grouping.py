@@ -1,4 +1,4 @@
-"""Count how full the batches are that the queue forms, against a queue that always takes the largest group.
+"""Count how full the batches are that the queue forms, against one whose waves always take the largest group.
 
 Counts passes from plans alone; no model runs. 1 means that every pass is a full batch. The last line of standard
 output is one JSON document.
@@ -31,7 +31,7 @@ class LargestFirst(PassQueue):
     """The rule that was tried first."""
 
     def _choose(self, heaps):
-        return max(heaps, key=lambda key: len(heaps[key]))
+        return max(heaps, key=len)
 
 
 def main():
@@ -55,7 +55,7 @@ def measure(num_samples, length, text, batch_size):
         "length": length,
         "schedule": text,
         "batch_size": batch_size,
-        "furthest_behind": made["PassQueue"] / ideal,
+        "segment_by_segment": made["PassQueue"] / ideal,
         "largest_first": made["LargestFirst"] / ideal,
     }
 

@@ -25,7 +25,7 @@ BATCH_SIZES = (1, 8, 32, 128)
 # The first pattern that a kernel's name contains decides.
 PARTS = {
     "attention": r"fmha|flash|sdpa|attention|cudnn_generated",
-    "norm": r"_norm_row",
+    "norm": r"_norm_rows",
     "rotation": r"_rotate_row",
     "draw": r"_sum_blocks|_find_tokens",
     "matrix products": r"gemm|nvjet|cutlass|cublas|splitK|xmma",

@@ -1,20 +1,27 @@
 """The published MDLM network, from a clone of its repository, as a denoiser for the plain sampler.
 
     git clone https://github.com/kuleshov-group/mdlm
+    pip install einops
 
 Its file `models/dit.py` (Apache-2.0) is run as it is: float32 weights, bf16 by autocast, its own jit-fused pieces. Of
 flash-attn, which it imports, two functions are stood in for by PyTorch's: attention by `scaled_dot_product_attention`
 (flash attention inside), rotation by two products.
 """
 
+import functools
 import importlib.util
 import sys
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 
 from understudy.flops import TransformerShape
+
+HEAD_SCALE = 0.12  # of the head's random weights: at width 768 logits vary by 3.3, an entropy of about 5 nats
 
 
 class Published:
@@ -39,7 +46,7 @@ class Published:
         self.network.eval().requires_grad_(False)
         for name, parameter in self.network.named_parameters():
             if "norm" not in name:
-                parameter.normal_(0, 0.02)
+                parameter.normal_(0, HEAD_SCALE if name == "output_layer.linear.weight" else 0.02)
         self.shape, self.device = TransformerShape(shape.width, shape.blocks, shape.vocab_size), torch.device(device)
         self.vocab_size, self.mask_id, self.max_length = shape.vocab_size, shape.vocab_size - 1, length
 
@@ -53,28 +60,50 @@ class Published:
         return self.shape.pass_flops(length)
 
 
+@functools.cache
 def load_network(clone):
-    """The module models/dit.py of a clone."""
-    stand_in("flash_attn")
-    stand_in("flash_attn.layers")
-    stand_in("flash_attn.layers.rotary", apply_rotary_emb_qkv_=rotate_in_place)
-    stand_in("flash_attn.flash_attn_interface", flash_attn_varlen_qkvpacked_func=attend)
-    if "omegaconf" not in sys.modules and importlib.util.find_spec("omegaconf") is None:
-        stand_in("omegaconf")  # needed for configurations that are files
-    spec = importlib.util.spec_from_file_location("published_dit", clone / "models" / "dit.py")
+    """The module models/dit.py of a clone; leaves with one line where that is not there or lacks a package."""
+    path = Path(clone) / "models" / "dit.py"
+    if not path.is_file():
+        sys.exit(f"there is no {path}: give a clone of https://github.com/kuleshov-group/mdlm")
+    stand_ins = {
+        "flash_attn": {},
+        "flash_attn.layers": {},
+        "flash_attn.layers.rotary": {"apply_rotary_emb_qkv_": rotate_in_place},
+        "flash_attn.flash_attn_interface": {"flash_attn_varlen_qkvpacked_func": attend},
+    }
+    if importlib.util.find_spec("omegaconf") is None:
+        stand_ins["omegaconf"] = {}  # needed for configurations that are files
+    # Autocast was spelt otherwise then, and is off without a GPU: PyTorch would say both at every pass.
+    warnings.filterwarnings("ignore", message=".*autocast.*")
+    spec = importlib.util.spec_from_file_location("published_dit", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        with standing_in(stand_ins):
+            spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        sys.exit(f"the published network needs the package {error.name}: pip install {error.name}")
     return module
 
 
-def stand_in(name, **contents):
-    """A module of that name, where there is none, with those contents."""
-    module = ModuleType(name)
-    module.__dict__.update(contents)
-    sys.modules[name] = module
-    parent, _, child = name.rpartition(".")
-    if parent:
-        setattr(sys.modules[parent], child, module)
+@contextmanager
+def standing_in(contents):
+    """Modules of those names and contents; gone afterwards, so that nobody else takes them for the real ones."""
+    before = {name: sys.modules.get(name) for name in contents}
+    for name, content in contents.items():
+        module = sys.modules[name] = ModuleType(name)
+        module.__dict__.update(content)
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], child, module)
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
 
 
 def rotate_in_place(qkv, cos, sin):

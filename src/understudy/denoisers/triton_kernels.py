@@ -8,18 +8,24 @@ import torch
 import triton
 import triton.language as tl
 
+ROWS, WARPS = 2, 1  # rows of a norm that one program takes, and its warps: on an H200 the fastest of 16 pairs
+
 
 @triton.jit
-def _norm_row(x, out, offset, weight, shift, eps, width: tl.constexpr, block: tl.constexpr):
-    column = tl.arange(0, block)
-    inside = column < width
-    place = tl.program_id(0).to(tl.int64) * width + column
+def _norm_rows(
+    x, out, offset, weight, shift, num_rows, eps, width: tl.constexpr, block: tl.constexpr, rows: tl.constexpr
+):
+    column = tl.arange(0, block)[None, :]
+    row = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)[:, None]
+    known = column < width
+    inside = known & (row < num_rows)
+    place = row * width + column
     value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
-    value += tl.load(offset + column, mask=inside, other=0.0)
-    centred = tl.where(inside, value - tl.sum(value, axis=0) / width, 0.0)
-    scale = tl.rsqrt(tl.sum(centred * centred, axis=0) / width + eps)
-    result = centred * scale * tl.load(weight + column, mask=inside, other=0.0)
-    result += tl.load(shift + column, mask=inside, other=0.0)
+    value += tl.load(offset + column, mask=known, other=0.0)
+    centred = tl.where(known, value - tl.sum(value, axis=1, keep_dims=True) / width, 0.0)
+    scale = tl.rsqrt(tl.sum(centred * centred, axis=1, keep_dims=True) / width + eps)
+    result = centred * scale * tl.load(weight + column, mask=known, other=0.0)
+    result += tl.load(shift + column, mask=known, other=0.0)
     tl.store(out + place, result.to(out.dtype.element_ty), mask=inside)
 
 
@@ -60,7 +66,8 @@ def normed(
     """`fused.normed` for contiguous x (n, D)."""
     num_rows, width = x.shape
     out, block = torch.empty_like(x), triton.next_power_of_2(width)
-    _norm_row[(num_rows,)](x, out, offset, weight, shift, eps, width, block, num_warps=max(1, min(block // 1024, 16)))
+    grid = (triton.cdiv(num_rows, ROWS),)
+    _norm_rows[grid](x, out, offset, weight, shift, num_rows, eps, width, block, ROWS, num_warps=WARPS)
     return out
 
 

@@ -1,11 +1,10 @@
 """Which sequences share the next pass.
 
 A plan gives every sequence its own list of events. Sequences at different steps may share a pass as long as they
-need the same model. The queue keeps enough of them in flight for a full batch of one model, and lets those in the
-earliest segment go first, among them those with the most events ahead, so that they end together and the last
-batches stay full. Where no model has a full batch the sequence furthest behind goes on, and those that wait for
-another model gather: always taking the largest group instead makes up to 2.3 times as many passes as needed when a
-batch of sequences meets a sandwich.
+need the same model. They are taken on in waves of two to four batches. Within a wave those in the earliest segment go
+first, among them those with the most events left in it: so a wave ends a segment nearly at once, and little more than
+the last pass of a segment is not full. Letting each go on as soon as some model has a full batch scatters the sequences
+of a sandwich, and the stragglers then travel in small batches.
 """
 
 import heapq
@@ -41,47 +40,38 @@ class PassQueue:
         self._segments = np.searchsorted(ends, self._events.steps, side="right")
         # Events of sample s are first[s] … first[s + 1] − 1.
         self._first = np.searchsorted(self._events.samples, np.arange(plan.num_samples + 1))
+        self._left = _run_lengths(self._events.samples * (len(ends) + 1) + self._segments)
         self._schedule = schedule
 
     def __iter__(self) -> Iterator[Pass]:
-        self._cursor = self._first[:-1].copy()
-        self._waiting: dict[str, list[tuple[int, int, int]]] = {key: [] for key in self._schedule.keys}
-        self._admitted = 0
-        while True:
-            self._admit()
-            heaps = {key: heap for key, heap in self._waiting.items() if heap}
-            if not heaps:
-                return
-            key = self._choose(heaps)
-            heap = heaps[key]
-            samples = [heapq.heappop(heap)[-1] for _ in range(min(self._batch_size, len(heap)))]
-            chosen = self._cursor[sorted(samples)]
-            yield self._assemble(key, chosen)
-            for event in chosen:
-                self._enqueue(int(self._events.samples[event]), int(event) + 1)
+        admitted = 0
+        while admitted < self._plan.num_samples:
+            wave = _wave_size(self._plan.num_samples - admitted, self._batch_size)
+            yield from self._run(range(admitted, admitted + wave))
+            admitted += wave
 
-    def _admit(self) -> None:
-        """Bring in new sequences until two batches wait and one model has a full one, or none are left."""
-        while self._admitted < self._plan.num_samples:
-            sizes = [len(heap) for heap in self._waiting.values()]
-            if sum(sizes) >= 2 * self._batch_size and max(sizes) >= self._batch_size:
-                return
-            self._enqueue(self._admitted, int(self._first[self._admitted]))
-            self._admitted += 1
+    def _run(self, samples: range) -> Iterator[Pass]:
+        """Take a wave from its first events to its last."""
+        waiting: dict[str, list[tuple[int, int, int, int]]] = {key: [] for key in self._schedule.keys}
+        for sample in samples:
+            self._enqueue(waiting, int(self._first[sample]), sample)
+        while heaps := [heap for heap in waiting.values() if heap]:
+            heap = self._choose(heaps)
+            batch = [heapq.heappop(heap)[2:] for _ in range(min(self._batch_size, len(heap)))]
+            batch.sort()
+            events = np.array([event for _, event in batch])
+            yield self._assemble(str(self._keys[events[0]]), events)
+            for sample, event in batch:
+                self._enqueue(waiting, event + 1, sample)
 
-    def _choose(self, heaps: dict[str, list[tuple[int, int, int]]]) -> str:
-        """Pick the longest full batch, else the model that the sequence furthest behind needs."""
-        full = [key for key, heap in heaps.items() if len(heap) >= self._batch_size]
-        if full:
-            return max(full, key=lambda key: len(heaps[key]))
-        return min(heaps, key=lambda key: heaps[key][0])
+    def _choose(self, heaps: list[list[tuple[int, int, int, int]]]) -> list[tuple[int, int, int, int]]:
+        """Pick those that wait for the model which the sequence furthest behind needs."""
+        return min(heaps, key=lambda heap: heap[0])
 
-    def _enqueue(self, sample: int, event: int) -> None:
-        self._cursor[sample] = event
-        remaining = int(self._first[sample + 1]) - event
-        if remaining:
-            place = (int(self._segments[event]), -remaining, sample)
-            heapq.heappush(self._waiting[str(self._keys[event])], place)
+    def _enqueue(self, waiting: dict[str, list[tuple[int, int, int, int]]], event: int, sample: int) -> None:
+        if event < self._first[sample + 1]:
+            place = (int(self._segments[event]), -int(self._left[event]), sample, event)
+            heapq.heappush(waiting[str(self._keys[event])], place)
 
     def _assemble(self, key: str, events: NDArray[np.int64]) -> Pass:
         starts = self._events.starts[events]
@@ -93,3 +83,15 @@ class PassQueue:
         return Pass(
             key, samples, self._events.steps[events], Positions(rows, cols), self._plan.uniforms[samples[rows], cols]
         )
+
+
+def _wave_size(num_samples: int, batch_size: int) -> int:
+    """Give how many of the samples left go next: two batches, or all where fewer than two more would remain."""
+    return num_samples if num_samples < 4 * batch_size else 2 * batch_size
+
+
+def _run_lengths(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Give, for each of `values` (E,), how many equal ones follow without a break, itself included."""
+    ends = np.append(np.flatnonzero(np.diff(values)) + 1, len(values))
+    places = np.arange(len(values))
+    return np.asarray(ends[np.searchsorted(ends, places, side="right")] - places)
