@@ -149,3 +149,18 @@ def test_positions_pad_rows_of_unequal_length():
     columns, flat = where.padded()
     assert columns.tolist() == [[4, 4, 4], [7, 8, 9], [5, 5, 5]]
     assert columns.ravel()[flat].tolist() == where.cols.tolist()
+
+
+def test_a_pruned_pass_embeds_the_time_once(monkeypatch):
+    network, xt = tiny_network(time_conditioning=True), random_canvas(3, 12)
+    columns, sigma = torch.tensor([[0, 5], [3, 3], [11, 1]]), torch.tensor([0.2, 1.5, 6.0])
+    with torch.no_grad():
+        # The two halves on their own, each of which has to embed it.
+        condition = network.condition(sigma)
+        expected = network.last_hidden_at(network.before_last(xt, condition), columns, condition)
+        calls = []
+        embed = network.sigma_map.forward
+        monkeypatch.setattr(network.sigma_map, "forward", lambda sigma: calls.append(sigma) or embed(sigma))
+        found = network.hidden_at(xt, columns, sigma)
+    assert len(calls) == 1
+    assert torch.equal(found, expected)

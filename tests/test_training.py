@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
@@ -469,6 +470,41 @@ def test_finished_run_says_so(tmp_path, memory_data):
     (record,) = run(config)
     assert record.step == 2
     assert "finished" in record.notes[0]
+
+
+def fill_the_disk(monkeypatch, refusal):
+    """Let the file of the final weights begin and not end."""
+
+    def refuse(weights, path, metadata):
+        path.write_bytes(b"the first bytes")
+        raise refusal
+
+    monkeypatch.setattr("understudy.training.run_folder.save_file", refuse)
+
+
+@pytest.mark.parametrize(
+    "refusal", [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device")]
+)
+def test_full_disk_at_the_end_leaves_no_half_model(tmp_path, memory_data, monkeypatch, refusal):
+    fill_the_disk(monkeypatch, refusal)
+    with pytest.raises(ModelError, match=r"cannot write the model to .*No space left on device.*make room") as error:
+        run(tiny(tmp_path, validate_every=0))
+    assert "\n" not in str(error.value)
+    assert not {"config.json", "model.safetensors"} & {path.name for path in (tmp_path / "run").iterdir()}
+    assert json.loads((tmp_path / "run" / "training.json").read_text())["finished"] is False
+
+
+def test_a_run_whose_model_found_no_room_ends_when_there_is_some(tmp_path, memory_data, monkeypatch):
+    whole, cut = tiny(tmp_path, "whole", validate_every=0), tiny(tmp_path, "cut", validate_every=0)
+    run(whole)
+    with monkeypatch.context() as patch:
+        fill_the_disk(patch, OSError(28, "No space left on device"))
+        with pytest.raises(ModelError):
+            run(cut)
+    run(cut)
+    assert_same_weights(final_weights(whole), final_weights(cut))
+    assert json.loads((tmp_path / "cut" / "training.json").read_text())["finished"] is True
+    assert not list((tmp_path / "cut").glob("*.partial"))
 
 
 def test_other_settings_are_refused_by_name(tmp_path, memory_data):

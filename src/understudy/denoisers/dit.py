@@ -372,7 +372,8 @@ class DiTForMaskedLM(PreTrainedModel):
 
     def hidden(self, input_ids: torch.Tensor, sigma: torch.Tensor | None = None) -> torch.Tensor:
         """What the head reads, at every position (B, L, D), from tokens (B, L) and sigma (B,) where conditioned."""
-        x, rope, condition = self._enter(input_ids, sigma)
+        condition = self.condition(sigma)
+        x, rope = self._enter(input_ids)
         for block in self.blocks:
             x = block(x, rope, condition)
         return cast(torch.Tensor, self.output_layer(x, condition))
@@ -381,18 +382,18 @@ class DiTForMaskedLM(PreTrainedModel):
         self, input_ids: torch.Tensor, columns: torch.Tensor, sigma: torch.Tensor | None = None
     ) -> torch.Tensor:
         """What the head reads at `columns` (B, M) only: (B, M, D), equal to `hidden` up to rounding."""
-        return self.last_hidden_at(self.before_last(input_ids, sigma), columns, sigma)
+        condition = self.condition(sigma)
+        return self.last_hidden_at(self.before_last(input_ids, condition), columns, condition)
 
-    def before_last(self, input_ids: torch.Tensor, sigma: torch.Tensor | None = None) -> torch.Tensor:
-        """What the last block reads, at every position (B, L, D)."""
-        x, rope, condition = self._enter(input_ids, sigma)
+    def before_last(self, input_ids: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
+        """What the last block reads, at every position (B, L, D); condition as `condition` gives it."""
+        x, rope = self._enter(input_ids)
         for block in list(self.blocks)[:-1]:
             x = block(x, rope, condition)
         return x
 
-    def last_hidden_at(self, x: torch.Tensor, columns: torch.Tensor, sigma: torch.Tensor | None = None) -> torch.Tensor:
+    def last_hidden_at(self, x: torch.Tensor, columns: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
         """Last block and final layer at `columns` (B, M) only, from x (B, L, D): (B, M, D)."""
-        condition = self._condition(sigma)
         rope = self._rotary(x.shape[1], x.device)
         x = cast(DiTBlock, self.blocks[-1]).forward_at(x, rope, condition, columns)
         return cast(torch.Tensor, self.output_layer(x, condition))
@@ -414,14 +415,13 @@ class DiTForMaskedLM(PreTrainedModel):
         logits = self.head(self.hidden(input_ids, timesteps))
         return (logits,) if return_dict is False else MaskedLMOutput(logits=logits)
 
-    def _enter(
-        self, input_ids: torch.Tensor, sigma: torch.Tensor | None
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor], torch.Tensor | None]:
-        """Embed tokens, look up rotary tables, embed time."""
+    def _enter(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """Embed tokens, look up rotary tables."""
         x = self.vocab_embed(input_ids)
-        return x, self._rotary(input_ids.shape[1], x.device), self._condition(sigma)
+        return x, self._rotary(input_ids.shape[1], x.device)
 
-    def _condition(self, sigma: torch.Tensor | None) -> torch.Tensor | None:
+    def condition(self, sigma: torch.Tensor | None) -> torch.Tensor | None:
+        """Embed time: (B, 1, cond_dim), or None where the network does not see it."""
         if not self.config.time_conditioning:
             return None
         if sigma is None:

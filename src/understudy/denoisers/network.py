@@ -71,12 +71,13 @@ class DiTDenoiser:
 
     def _by_rows(self, xt: torch.Tensor, sigma: torch.Tensor | None, where: Positions) -> torch.Tensor:
         """All blocks but the last on the batch, then each sequence's revealed positions on their own."""
-        x = self.network.before_last(xt, sigma)
+        condition = self.network.condition(sigma)
+        x = self.network.before_last(xt, condition)
         logits = []
         for row in range(len(xt)):
             one = slice(row, row + 1)
             columns = torch.from_numpy(where.cols[where.rows == row])[None]
-            hidden = self.network.last_hidden_at(x[one], columns, None if sigma is None else sigma[one])
+            hidden = self.network.last_hidden_at(x[one], columns, None if condition is None else condition[one])
             logits.append(self.network.head(hidden[0]))
         return torch.cat(logits)
 

@@ -116,6 +116,8 @@ class _Run:
         """Train to the end."""
         config, window = self.config, _Window(self.device)
         yield _announce(config, self.blocks, self.start, self.notes)
+        if self.start == config.steps:  # the last time there was no room for the model
+            self._write_model()
         saved_at = time.monotonic()
         steps = range(self.start, config.steps)
         pin = self.device.type == "cuda"
@@ -132,7 +134,8 @@ class _Run:
                 self._save(done)
                 saved_at = time.monotonic()
             if done == config.steps:
-                self._finish()
+                self._save(config.steps)
+                self._write_model()
             yield record
             window.restart()
 
@@ -235,9 +238,8 @@ class _Run:
             write_checkpoint(self.folder.checkpoints, done, files, record, keep=self.config.keep)
         self.engine.wait_for_everyone()
 
-    def _finish(self) -> None:
-        """Save once more, then write the model from the averaged weights."""
-        self._save(self.config.steps)
+    def _write_model(self) -> None:
+        """Write the model from the averaged weights."""
         weights = self.state.averaged_weights()
         if self.engine.is_main_process:
             network = build_network(self.config, self.blocks.manifest)
