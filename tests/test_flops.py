@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from models import random_canvas, tiny_denoiser, tiny_pair
 from understudy import ModelSchedule, sample
 from understudy.denoisers.protocol import Positions
-from understudy.flops import TransformerShape, executed_report, expected_report, nominal_saved
+from understudy.errors import SettingError
+from understudy.flops import TransformerShape, executed_report, expected_passes, expected_report, nominal_saved
 from understudy.noise import Cosine, LogLinear
 from understudy.sampling import SamplingTask
 
@@ -98,3 +99,19 @@ def test_expected_cost_is_the_mean_of_executed_cost(schedule, noise):
     # 3000 samples: the relative standard error is below 0.3 %, the bound five of them.
     assert executed.executed / num_samples == pytest.approx(expected.executed, rel=0.015)
     assert executed.executed_saved == pytest.approx(expected.executed_saved, abs=0.01)
+
+
+@pytest.mark.parametrize("free", [-1, 0, 25])
+def test_free_positions_lie_within_the_length(free):
+    with pytest.raises(SettingError, match=f"free_positions is {free}; it must lie between 1 and the length, 24"):
+        expected_report(tiny_pair(), ModelSchedule.parse("L8,H16,L8"), LogLinear(), length=24, free_positions=free)
+
+
+def test_one_free_position_costs_one_pass():
+    # It is revealed once, by each step with probability 1/N: half the time by each model.
+    pair, schedule = tiny_pair(), ModelSchedule.parse("L8,H16,L8")
+    report = expected_report(pair, schedule, LogLinear(), length=24, free_positions=1)
+    assert sum(expected_passes(schedule, LogLinear(), 1).values()) == pytest.approx(1)
+    assert report.executed == pytest.approx(sum(pair[key].pass_flops(24, 1).total for key in "HL") / 2)
+    whole = expected_report(pair, schedule, LogLinear(), length=24)
+    assert expected_report(pair, schedule, LogLinear(), length=24, free_positions=24) == whole

@@ -3,9 +3,10 @@
 FLOPs say what a schedule ought to save; a cost table says what it does save here. Shapes: B sequences in a pass.
 """
 
+import math
 import statistics
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from understudy.denoisers.protocol import Denoiser
 from understudy.environment import describe_environment
-from understudy.errors import DataError, SettingError
+from understudy.errors import DataError, SettingError, one_line
 from understudy.flops import TransformerShape, expected_passes
 from understudy.noise import NoiseSchedule
 from understudy.sampling import SamplingTask, sample_steps
@@ -29,13 +30,22 @@ WARM_UP_PASSES = 40  # on a GPU, where shapes are captured as they turn up; else
 
 @dataclass(frozen=True)
 class PassTime:
-    """Milliseconds of one pass of `batch_size` sequences: the median of `windows`, and the fastest and slowest."""
+    """Milliseconds of one pass of `batch_size` sequences: the median of `windows`, and the fastest and slowest.
+
+    DataError for what no clock can have shown: a number that is not above 0, or not finite.
+    """
 
     batch_size: int
     milliseconds: float
     fastest: float
     slowest: float
     windows: int
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            kind = int if name in ("batch_size", "windows") else int | float
+            if not isinstance(value, kind) or not 0 < value < math.inf:
+                raise DataError(f"{name} of a pass is {value!r}; it must be a number above 0, whole where it counts")
 
     @property
     def per_sequence(self) -> float:
@@ -48,7 +58,8 @@ class CostTable:
     """Pass times by model and batch size, and what they hold for.
 
     length: tokens per sequence. steps: N, which sets how many positions a pass reveals. shapes: of the models, where
-    they are plain transformers.
+    they are plain transformers. environment: of `describe_environment`, and the `device` that ran the passes.
+    DataError where there is no model, or one without a pass time, or no length.
     """
 
     length: int
@@ -57,13 +68,34 @@ class CostTable:
     shapes: Mapping[str, TransformerShape]
     environment: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        for name in ("length", "steps"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise DataError(f"{name} is {value!r}; it must be a whole number from 1")
+        if not self.times or not all(self.times.values()):
+            raise DataError("a model has no pass time; measure at least one batch size of each")
+
+    @property
+    def place(self) -> str:
+        """Name of the hardware that ran the passes."""
+        is_gpu = str(self.environment.get("device", "")).startswith("cuda")
+        name = self.environment.get("cuda_device" if is_gpu else "processor")
+        return str(name or "an unknown device")
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """The batch sizes at which every model was measured, ascending."""
+        common = set.intersection(*(set(times) for times in self.times.values()))
+        return sorted(common)
+
     def pass_time(self, key: str, batch_size: int) -> PassTime:
         """Give what was measured. Raises SettingError for a model or batch size that was not."""
         if key not in self.times:
             raise SettingError(f"the cost table knows no model {key}, only {', '.join(self.times)}; measure it")
         if batch_size not in self.times[key]:
             known = ", ".join(str(size) for size in self.times[key])
-            raise SettingError(f"the cost table has no batch size {batch_size}, only {known}; measure it")
+            raise SettingError(f"the cost table has {key} at batch size {known}, not at {batch_size}; measure it")
         return self.times[key][batch_size]
 
     def sample_milliseconds(
@@ -71,10 +103,31 @@ class CostTable:
     ) -> float:
         """Expected milliseconds of one sample under a schedule, in batches that stay full.
 
-        length: the free positions, all of the table's length unless given.
+        length: the free positions, all of the table's length unless given. SettingError where it is out of range, or
+        a model was not measured at `batch_size`.
         """
-        passes = expected_passes(schedule, noise, self.length if length is None else length)
+        free = self.length if length is None else length
+        if not 1 <= free <= self.length:
+            raise SettingError(
+                f"{free} positions are to be filled; the cost table allows 1 to its length, {self.length}"
+            )
+        passes = expected_passes(schedule, noise, free)
         return sum(count * self.pass_time(key, batch_size).per_sequence for key, count in passes.items())
+
+    def costliest(self, batch_size: int) -> str:
+        """Key of the model whose pass takes longest at a batch size. SettingError where one was not measured at it."""
+        return max(self.times, key=lambda key: self.pass_time(key, batch_size).milliseconds)
+
+    def sample_saved(
+        self, schedule: ModelSchedule, noise: NoiseSchedule, batch_size: int, length: int | None = None
+    ) -> float:
+        """Share of time that a schedule saves against the costliest model alone, at as many steps; at most 1.
+
+        Arguments and errors as in `sample_milliseconds`.
+        """
+        alone = ModelSchedule.single(schedule.num_steps, self.costliest(batch_size))
+        time_alone = self.sample_milliseconds(alone, noise, batch_size, length)
+        return 1 - self.sample_milliseconds(schedule, noise, batch_size, length) / time_alone
 
     def save(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
@@ -100,22 +153,31 @@ class CostTable:
     @classmethod
     def load(cls, path: Path) -> "CostTable":
         """Read a table. Raises DataError where the file is missing, damaged or something else."""
-        content = read_json(path, mend="write one by `understudy bench --output FILE`")
+        remedy = f"write one by `understudy bench --output {path}`"
+        if not path.is_file():
+            raise DataError(f"there is no cost table {str(path)!r}; {remedy}")
+        content = read_json(path, mend=remedy)
         if content.get("format") != FORMAT:
-            raise DataError(f"{path} is no cost table ({FORMAT}); write one by `understudy bench --output {path}`")
+            raise DataError(f"{str(path)!r} is no cost table ({FORMAT}); {remedy}")
         try:
-            times = {
-                key: {entry["batch_size"]: PassTime(**entry) for entry in model["passes"]}
-                for key, model in content["models"].items()
-            }
-            shapes = {
-                key: TransformerShape(**model["shape"])
-                for key, model in content["models"].items()
-                if model["shape"] is not None
-            }
-            return cls(int(content["length"]), int(content["steps"]), times, shapes, content["environment"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{path} is a damaged cost table ({error!r}); write it again") from error
+            models = content["models"].items()
+            times = {key: _by_batch_size(PassTime(**entry) for entry in model["passes"]) for key, model in models}
+            shapes = {key: _read_shape(**model["shape"]) for key, model in models if model["shape"] is not None}
+            return cls(content["length"], content["steps"], times, shapes, dict(content["environment"]))
+        except (KeyError, TypeError, ValueError, AttributeError, DataError) as error:
+            found = f"no entry {error}" if isinstance(error, KeyError) else one_line(error)
+            raise DataError(f"{str(path)!r} is a damaged cost table ({found}); {remedy}") from error
+
+
+def _by_batch_size(entries: Iterable[PassTime]) -> dict[int, PassTime]:
+    return {entry.batch_size: entry for entry in entries}
+
+
+def _read_shape(**sizes: Any) -> TransformerShape:
+    for name, value in sizes.items():
+        if not isinstance(value, int) or value < 1:
+            raise DataError(f"{name} of a shape is {value!r}; it must be a whole number from 1")
+    return TransformerShape(**sizes)
 
 
 def measure_costs(
@@ -148,7 +210,8 @@ def measure_costs(
             times[key][batch_size] = _time_passes(task, model.device)
             yield key, times[key][batch_size]
     shapes = {key: shape for key, model in denoisers.items() if (shape := getattr(model, "shape", None)) is not None}
-    return CostTable(length, steps, times, shapes, describe_environment())
+    device = str(next(iter(denoisers.values())).device)
+    return CostTable(length, steps, times, shapes, {**describe_environment(), "device": device})
 
 
 def _time_passes(task: SamplingTask, device: torch.device) -> PassTime:

@@ -1,14 +1,14 @@
 """What a pass, a schedule and a run cost in FLOPs: the conventions, stated once.
 
 2 per multiply-add; forward only; full bidirectional attention; table look-ups, norms, activations and softmax are
-free. Three figures always go together:
+free. Four figures always go together:
 
-- nominal, blocks only: N passes, transformer blocks alone. The convention of Sedykh et al. 2026 (arXiv 2604.02340):
-  a quarter of the steps by 4 of 12 blocks saves 16.7 %.
+- nominal blocks: N passes, transformer blocks alone. The convention of Sedykh et al. 2026 (arXiv 2604.02340): a quarter
+  of the steps by 4 of 12 blocks saves 16.7 %.
 - nominal with head: the same passes with the output head at every position.
-- executed: the passes really made, with the head and the last block's queries at revealed positions only. Saved
-  against N dense heavy passes (what the published sampler makes), and against heavy alone under the same reveal plan
-  (what the schedule alone saves).
+- executed: the passes really made, with the head and the last block's queries at revealed positions only, against N
+  dense heavy passes (what the published sampler makes).
+- by schedule alone: the same passes, against heavy making all of them under the same reveal plan.
 
 The reference ("heavy") is the model whose full pass costs most.
 """
@@ -126,37 +126,47 @@ def expected_report(
     A step that reveals a position with probability p reveals none of F with probability (1 − p)^F, and R is binomial
     given that it is not zero. free_positions: F, the whole length unless given.
     """
+    everything = {
+        key: expected_step_flops(model, schedule.num_steps, noise, length=length, free_positions=free_positions)
+        for key, model in denoisers.items()
+    }
+    heavy, keys = reference_key(denoisers, length), np.array(schedule.steps())
+    executed = sum(float(everything[key][keys == key].sum()) for key in schedule.keys)
+    dense = schedule.num_steps * denoisers[heavy].pass_flops(length).total
+    return _report(denoisers, schedule, length, executed, float(everything[heavy].sum()), dense)
+
+
+def expected_step_flops(
+    model: CostedModel, num_steps: int, noise: NoiseSchedule, *, length: int, free_positions: int | None = None
+) -> NDArray[np.float64]:
+    """Expected FLOPs of each step (N,) of one sample, were `model` to make it; as `expected_report` counts them."""
     free = length if free_positions is None else free_positions
     if not 1 <= free <= length:
         raise SettingError(f"free_positions is {free}; it must lie between 1 and the length, {length}")
-    prob, is_needed = _step_probabilities(schedule, noise, free)
-    keys = np.array(schedule.steps())
+    prob, is_needed = _step_probabilities(num_steps, noise, free)
+    # A pass costs a fixed part and one part per revealed position.
+    one, two = (model.pass_flops(length, revealed).total for revealed in (1, 2))
+    per_position = two - one
+    return np.asarray((one - per_position) * is_needed + per_position * free * prob)
 
-    def expected(model: CostedModel, steps: NDArray[np.bool_]) -> float:
-        # A pass costs a fixed part and one part per revealed position.
-        one, two = (model.pass_flops(length, revealed).total for revealed in (1, 2))
-        per_position = two - one
-        return float(((one - per_position) * is_needed + per_position * free * prob)[steps].sum())
 
-    heavy = denoisers[reference_key(denoisers, length)]
-    executed = sum(expected(denoisers[key], keys == key) for key in schedule.keys)
-    heavy_alone = expected(heavy, np.ones_like(is_needed, dtype=bool))
-    dense = schedule.num_steps * heavy.pass_flops(length).total
-    return _report(denoisers, schedule, length, executed, heavy_alone, dense)
+def expected_step_passes(num_steps: int, noise: NoiseSchedule, free_positions: int) -> NDArray[np.float64]:
+    """Probability (N,) that a step reveals something, and so takes a pass, on the uniform grid."""
+    return _step_probabilities(num_steps, noise, free_positions)[1]
 
 
 def expected_passes(schedule: ModelSchedule, noise: NoiseSchedule, free_positions: int) -> dict[str, float]:
     """Mean passes per sample by key, on the uniform grid; N·(1 − (1 − 1/N)^F) in all with log-linear noise."""
-    _, is_needed = _step_probabilities(schedule, noise, free_positions)
+    is_needed = expected_step_passes(schedule.num_steps, noise, free_positions)
     keys = np.array(schedule.steps())
     return {key: float(is_needed[keys == key].sum()) for key in schedule.keys}
 
 
 def _step_probabilities(
-    schedule: ModelSchedule, noise: NoiseSchedule, free: int
+    num_steps: int, noise: NoiseSchedule, free: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """P(a position is revealed at step k) and P(any of `free` positions is), both (N,)."""
-    prob = np.diff(noise.alpha(noise.grid(schedule.num_steps)))
+    prob = np.diff(noise.alpha(noise.grid(num_steps)))
     with np.errstate(divide="ignore"):  # one step reveals everything: log 0
         return prob, -np.expm1(free * np.log1p(-prob))
 

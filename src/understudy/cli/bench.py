@@ -1,6 +1,7 @@
 """`understudy bench`: what a pass of each model takes on this machine."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from understudy.errors import SettingError
 
 if TYPE_CHECKING:
     from understudy.costs import CostTable, PassTime
+    from understudy.denoisers.protocol import Denoiser
 
 DEFAULT_BATCH_SIZES = (1, 8, 32)
 
@@ -52,10 +54,7 @@ def bench_command(
             raise SettingError(f"the batch size is {size}; it must be at least 1")
     if output is not None:
         check_writable(output)
-    models = load_models(heavy, light, model, device, precision)
-    known = [entry.max_length for entry in models.denoisers.values() if entry.max_length is not None]
-    if length is None and not known:
-        raise SettingError("the models set no maximum length; give --length")
+    models = load_models(heavy, light, model, device, precision).denoisers
     progress = Console(stderr=True)
 
     def show(figure: "tuple[str, PassTime]") -> None:
@@ -64,8 +63,8 @@ def bench_command(
             progress.print(f"{key}, batch {entry.batch_size}: {entry.milliseconds:.3g} ms", highlight=False)
 
     run = measure_costs(
-        models.denoisers,
-        length=length or min(known),
+        models,
+        length=_longest(models) if length is None else length,
         steps=steps,
         batch_sizes=sizes,
         cuda_graphs=cuda_graphs,
@@ -79,9 +78,17 @@ def bench_command(
         _show(Console(), table, output)
 
 
+def _longest(models: "Mapping[str, Denoiser]") -> int:
+    """Tokens that every model takes."""
+    known = [model.max_length for model in models.values() if model.max_length is not None]
+    if not known:
+        raise SettingError("the models set no maximum length; give --length")
+    return min(known)
+
+
 def _show(console: Console, table: "CostTable", output: Path | None) -> None:
-    place = table.environment["cuda_device"] or table.environment["processor"]
-    console.print(f"Milliseconds of a pass at length {table.length}, {table.steps} steps, on {place}", highlight=False)
+    heading = f"Milliseconds of a pass at length {table.length}, {table.steps} steps, on {table.place}"
+    console.print(heading, highlight=False)
     keys = list(table.times)
     grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     grid.add_column("batch", justify="right")
