@@ -5,8 +5,9 @@
 #
 # TRAIN and VALIDATION: Parquet files with a column `text`, or names of a hub mirror in Parquet (the original data set
 # is a script, which current versions of `datasets` refuse). One sentence a block, padded, as MDLM does by default;
-# perplexities do not compare with those of packed LM1B. The published code also undoes LM1B's tokenized punctuation
-# first; this recipe takes the text as it is. Not run by this project.
+# perplexities do not compare with those of packed LM1B. The spaces around LM1B's punctuation are undone first, as the
+# published code does (src/understudy/data/detokenization.py says where the two differ); BERT's tokenizer splits most
+# punctuation off by itself, so little changes for it. Not run by this project.
 set -euo pipefail
 TRAIN=$1
 VALIDATION=$2
@@ -15,7 +16,7 @@ GPUS=${GPUS:-8}
 STEPS=${STEPS:-1000000}
 
 understudy prepare "$TRAIN" --validation "$VALIDATION" --tokenizer bert-base-uncased --layout padded \
-  --block-length 128 --output "$RUNS/blocks"
+  --detokenize lm1b --block-length 128 --output "$RUNS/blocks"
 
 for model in "heavy 12" "light 4"; do
   read -r name blocks <<< "$model"

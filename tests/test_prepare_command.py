@@ -66,6 +66,18 @@ def test_padded_blocks_take_a_line_each_and_a_tokenizer_is_reused(text, tmp_path
     TokenBlocks.open(second).check_tokenizer(load_blocks_tokenizer(first))
 
 
+def test_lm1b_is_detokenized_where_asked(tmp_path):
+    source = tmp_path / "lm1b.txt"
+    source.write_text("\n".join(f"He did n't pay $ {i} , he 's late ( again ) ." for i in range(40)), encoding="utf-8")
+    options = ("--train-tokenizer", 300, "--block-length", 16, "--frame", "none", "--sample-by", "line")
+    output = tmp_path / "out"
+    document = json.loads(invoke(source, "--output", output, *options, "--detokenize", "lm1b", "--json").stdout)
+    assert document["settings"]["detokenize"] == "lm1b"
+    blocks = TokenBlocks.open(output)
+    text = load_blocks_tokenizer(output).decode(blocks[np.arange(len(blocks))].ravel())
+    assert text.startswith("He didn't pay $0, he's late (again).<|endoftext|>He didn't pay $1,")
+
+
 def test_other_settings_need_overwrite(text, tmp_path):
     base = (text, "--output", tmp_path / "out", "--train-tokenizer", 300, "--block-length")
     invoke(*base, 16)

@@ -46,6 +46,10 @@ SampleByChoice = Annotated[
     Literal["document", "paragraph", "line"] | None,
     typer.Option(help="What one document of a .txt file is. Default: document (the file), for padded blocks line."),
 ]
+DetokenizeChoice = Annotated[
+    Literal["lm1b"] | None,
+    typer.Option(help="Make running text first: lm1b undoes the spaces around LM1B's punctuation, as MDLM does."),
+]
 Split = Annotated[str, typer.Option(help="Split of hub datasets.")]
 ValidationSplit = Annotated[str, typer.Option(help="Split of hub datasets given by --validation.")]
 Config = Annotated[str | None, typer.Option(help="Configuration of hub datasets.")]
@@ -69,6 +73,7 @@ def prepare_command(
     validation_fraction: ValidationFraction = None,
     text_column: ColumnName = "text",
     sample_by: SampleByChoice = None,
+    detokenize: DetokenizeChoice = None,
     split: Split = "train",
     validation_split: ValidationSplit = "validation",
     config: Config = None,
@@ -84,7 +89,8 @@ def prepare_command(
     """
     from understudy.data import PrepareSettings, TextSource, prepare
 
-    settings = PrepareSettings(block_length, layout, frame, validation_fraction, shard_blocks, limit_documents)
+    limits = (validation_fraction, shard_blocks, limit_documents)
+    settings = PrepareSettings(block_length, layout, frame, *limits, detokenize=detokenize)
     options: dict[str, Any] = {"text_column": text_column, "config": config, "revision": revision}
     options["sample_by"] = sample_by or ("line" if layout == "padded" else "document")
     run = prepare(

@@ -7,6 +7,7 @@ something is read with them.
 """
 
 from understudy.data.corpus import DocumentSource, TextSource
+from understudy.data.detokenization import detokenize_lm1b
 from understudy.data.packing import PrepareSettings
 from understudy.data.preparation import PrepareProgress, prepare
 from understudy.data.token_blocks import Manifest, Shard, SplitSummary, TokenBlocks, load_blocks_tokenizer
@@ -24,6 +25,7 @@ __all__ = [
     "TextSource",
     "TokenBlocks",
     "Vocabulary",
+    "detokenize_lm1b",
     "load_blocks_tokenizer",
     "load_tokenizer",
     "prepare",

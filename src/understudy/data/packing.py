@@ -14,6 +14,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from understudy.data.detokenization import DETOKENIZERS, Detokenize
 from understudy.data.token_blocks import Frame, Layout, Shard, SplitSummary, shard_dtype
 from understudy.data.tokenization import Vocabulary
 from understudy.errors import DataError, SettingError
@@ -29,7 +30,8 @@ class PrepareSettings:
     `frame` "both" (published): beginning + L−2 tokens + end; "bos": beginning + L−1; "none": L. Padded blocks are
     always framed on both sides. `validation_fraction` f in (0, 0.5] sends every round(1/f)-th document to the split
     `validation`. `shard_blocks` is the size of a shard in blocks, by default about 64 million tokens.
-    `limit_documents` reads only the first ones of the training sources.
+    `limit_documents` reads only the first ones of the training sources. `detokenize` "lm1b" makes running text of
+    LM1B's spaced tokens first (`detokenize_lm1b`); characters are counted after it.
     """
 
     block_length: int = 1024
@@ -38,11 +40,14 @@ class PrepareSettings:
     validation_fraction: float | None = None
     shard_blocks: int | None = None
     limit_documents: int | None = None
+    detokenize: Detokenize | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("layout", get_args(Layout)), ("frame", get_args(Frame))):
             if getattr(self, name) not in allowed:
                 raise SettingError(f"{name} is {getattr(self, name)!r}, allowed are {', '.join(allowed)}")
+        if self.detokenize is not None and self.detokenize not in DETOKENIZERS:
+            raise SettingError(f"detokenize is {self.detokenize!r}, allowed are {', '.join(DETOKENIZERS)} or nothing")
         if self.layout == "padded" and self.frame != "both":
             raise SettingError(f"padded blocks are framed on both sides, not {self.frame!r}: leave frame out")
         if self.block_length <= self.frame_tokens:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from understudy import __version__
 from understudy.data.corpus import DocumentSource
+from understudy.data.detokenization import DETOKENIZERS
 from understudy.data.journal import Journal, claim_folder
 from understudy.data.packing import PrepareSettings, SplitWriter
 from understudy.data.token_blocks import TOKENIZER_FOLDER, Manifest, TokenBlocks
@@ -158,13 +159,14 @@ def _settle_tokenizer(
     return kept
 
 
-def _documents(sources: Iterable[DocumentSource]) -> Iterator[tuple[int, str]]:
-    """(position, text) over all sources."""
-    return enumerate(text for source in sources for text in source.documents())
+def _documents(sources: Iterable[DocumentSource], settings: PrepareSettings) -> Iterator[tuple[int, str]]:
+    """(position, text) over all sources, detokenized where that is asked for."""
+    texts = (text for source in sources for text in source.documents())
+    return enumerate(texts if settings.detokenize is None else map(DETOKENIZERS[settings.detokenize], texts))
 
 
 def _training_documents(sources: Iterable[DocumentSource], settings: PrepareSettings) -> Iterator[tuple[int, str]]:
-    return islice(_documents(sources), settings.limit_documents)
+    return islice(_documents(sources, settings), settings.limit_documents)
 
 
 def _is_validation(position: int, stride: int | None) -> bool:
@@ -185,7 +187,7 @@ def _passes(
         return
     if validation:
         other = writers["validation"]
-        yield _documents(validation), [other], lambda _: other
+        yield _documents(validation, settings), [other], lambda _: other
     yield _training_documents(sources, settings), [train], lambda _: train
 
 
