@@ -1,7 +1,7 @@
 """Small known laws, the law an N-step ancestral sampler has under them, and how to hold samples against it."""
 
 from collections import defaultdict
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import torch
@@ -21,18 +21,20 @@ def random_law(num_tokens, length, seed, sharpness=2.0):
     return weights / weights.sum()
 
 
-def ancestral_law(denoisers, schedule, template, noise="loglinear"):
+def ancestral_law(denoisers, schedule, template, noise="loglinear", t_end=0.0):
     """Law of N-step ancestral sampling by enumeration: {sequence: probability}, knowing nothing of the samplers.
 
-    At each step every masked position independently stays masked with probability 1 − r or takes v with r·p(v).
+    At each step every masked position independently stays masked with probability 1 − r or takes v with r·p(v). Where
+    the grid stops at t_end > 0, the last segment's model draws all that is left in one clean-up pass, r = 1.
     """
     law = noise_schedule(noise)
     schedule = ModelSchedule.parse(schedule)
-    times = law.grid(schedule.num_steps)
+    times = law.grid(schedule.num_steps, t_end)
+    reveals = [law.reveal_prob(float(start), float(end)) for start, end in pairwise(times)]
+    steps = [*zip(schedule.steps(), reveals, strict=True), *([(schedule.segments[-1].key, 1.0)] if t_end > 0 else [])]
     canvases = {tuple(template): 1.0}
-    for step in range(schedule.num_steps):
-        model = denoisers[schedule.key_at(step)]
-        reveal = law.reveal_prob(float(times[step]), float(times[step + 1]))
+    for key, reveal in steps:
+        model = denoisers[key]
         following = defaultdict(float)
         for canvas, mass in canvases.items():
             probs = torch.softmax(model.logits(torch.tensor([canvas]))[0], -1).tolist()

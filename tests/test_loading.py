@@ -321,6 +321,19 @@ def test_tokenizers_that_differ_are_refused(folders, tmp_path):
     refuse(load_model_set, paths, error=PairingError, match="H .* and L .* have different tokenizers")
 
 
+def test_models_whose_blocks_began_differently_are_refused(folders, tmp_path, tokenizer):
+    # One saw every block begin with token 0 and one did not: no prefix could be right for both.
+    network = make_network(1, 0, tokenizer)
+    network.config.bos_token_id = 0
+    network.save_pretrained(tmp_path / "framed")
+    tokenizer.save_pretrained(tmp_path / "framed")
+    paths = {"H": folders / "denoiser", "L": tmp_path / "framed"}
+    refuse(load_model_set, paths, error=PairingError, match="begin differently .*H: None, L: 0")
+    alone = load_model_set({"H": tmp_path / "framed", "L": tmp_path / "framed"})
+    assert alone.encode_prefix("the")[0] == 0
+    assert len(alone.encode_prefix("the")) == 1 + len(load_model_set({"H": paths["H"]}).encode_prefix("the"))
+
+
 def test_a_model_without_tokenizer_is_refused(folders):
     for path in (folders / "denoiser").glob("*token*"):
         path.unlink()

@@ -12,13 +12,17 @@ from understudy.sampling import SamplingTask
 
 MASK = 2
 CASES = {
-    "heavy alone": ("H4", [MASK, MASK, MASK], "loglinear"),
-    "mixed schedule": ("L1,H2,L1", [MASK, MASK, MASK], "loglinear"),
-    "prefix": ("H4", [1, MASK, MASK], "loglinear"),
-    "prefix, mixed": ("L2,H1,L2", [0, MASK, MASK], "loglinear"),
-    "infill": ("H3", [MASK, 1, MASK], "loglinear"),
-    "cosine noise": ("L2,H3", [MASK, MASK, MASK], "cosine"),
-    "one step": ("H1", [MASK, MASK, MASK], "loglinear"),
+    "heavy alone": ("H4", [MASK, MASK, MASK], {}),
+    "mixed schedule": ("L1,H2,L1", [MASK, MASK, MASK], {}),
+    "prefix": ("H4", [1, MASK, MASK], {}),
+    "prefix, mixed": ("L2,H1,L2", [0, MASK, MASK], {}),
+    "infill": ("H3", [MASK, 1, MASK], {}),
+    "cosine noise": ("L2,H3", [MASK, MASK, MASK], {"noise": "cosine"}),
+    "one step": ("H1", [MASK, MASK, MASK], {}),
+    "clean-up pass": ("L2,H1", [MASK, MASK, MASK], {"t_end": 0.6}),
+    "clean-up pass by light, prefix": ("H2,L1", [1, MASK, MASK], {"t_end": 0.6}),
+    "clean-up pass, cosine noise": ("H2,L1", [MASK, MASK, MASK], {"t_end": 0.7, "noise": "cosine"}),
+    "clean-up pass of one in 100,000": ("H3", [MASK, MASK, MASK], {"t_end": 1e-5}),
 }
 
 
@@ -26,18 +30,23 @@ CASES = {
 @pytest.mark.parametrize("sampler", ["lazy", "plain", "plain with reuse"])
 def test_samples_have_the_enumerated_law(name, sampler):
     # 20,000 samples tell a total variation of about 0.03 from 0 with near certainty at this false-alarm rate.
-    schedule, template, noise = CASES[name]
+    schedule, template, grid = CASES[name]
     denoisers = exact_pair()
-    task = SamplingTask.create(
-        denoisers, schedule, num_samples=20_000, template=template, noise=noise, seed=7, batch_size=4096
-    )
+    options = {"num_samples": 20_000, "template": template, "seed": 7, "batch_size": 4096, **grid}
     if sampler == "lazy":
-        tokens = sample(
-            denoisers, schedule, num_samples=20_000, template=template, noise=noise, seed=7, batch_size=4096
-        ).tokens
+        tokens = sample(denoisers, schedule, **options).tokens
     else:
+        task = SamplingTask.create(denoisers, schedule, **options)
         tokens = finish(sample_plain(task, reuse_unchanged=sampler != "plain"))[1].tokens
-    assert chi_square_p_value(tokens, ancestral_law(denoisers, schedule, template, noise)) > FALSE_ALARM
+    assert chi_square_p_value(tokens, ancestral_law(denoisers, schedule, template, **grid)) > FALSE_ALARM
+
+
+@pytest.mark.parametrize(("schedule", "t_end"), [("L2", 0.8), ("L1,H1", 0.0)])
+def test_the_check_sees_who_cleans_up_and_how_much(schedule, t_end):
+    # The clean-up pass by the first model, or none: were the check blind to it, the cases above would mean nothing.
+    denoisers, template = exact_pair(), [MASK] * 3
+    tokens = sample(denoisers, "L1,H1", num_samples=20_000, template=template, t_end=0.8, batch_size=4096).tokens
+    assert chi_square_p_value(tokens, ancestral_law(denoisers, schedule, template, t_end=t_end)) < FALSE_ALARM
 
 
 def test_the_check_can_fail():
