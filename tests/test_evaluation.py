@@ -13,11 +13,14 @@ from understudy.errors import DataError, SettingError, UnderstudyError
 from understudy.saved_samples import check_texts, read_samples, retokenize
 
 SCORE_KEYS = {"gen_ppl", "gen_ppl_ci95", "entropy", "distinct_1", "distinct_2", "num_samples", "judge"} | {
-    "entropy_se", "context_length", "num_tokens"
+    "entropy_se", "context_length", "num_tokens", "repetition", "repetition_se", "self_bleu", "ngram_overlap",
+    "ngram_overlap_se", "mauve", "mauve_by_seed", "protocol"
 }  # fmt: skip
 SCHEDULE_KEYS = SCORE_KEYS | {
-    "name", "schedule", "nfe", "flops", "seconds", "nll_difference", "nll_difference_ci95", "within_noise"
+    "name", "schedule", "nfe", "flops", "seconds", "nll_difference", "nll_difference_ci95", "within_noise",
+    "temperature", "seeds", "by_seed", "frontier_difference", "frontier_difference_ci95"
 }  # fmt: skip
+PER_SAMPLE = {"nll_sums", "counts", "entropies", "repetitions", "overlaps"}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,7 @@ def test_scores_hold_together(judge):
     assert scores.counts == (19,) * 6
     assert (scores.num_samples, scores.judge, scores.context_length) == (6, "tiny", 32)
     assert set(scores.to_dict()) == SCORE_KEYS
-    assert set(scores.to_dict(per_sample=True)) == SCORE_KEYS | {"nll_sums", "counts", "entropies"}
+    assert set(scores.to_dict(per_sample=True)) == SCORE_KEYS | PER_SAMPLE
     json.dumps(scores.to_dict(per_sample=True), allow_nan=False)
 
 
@@ -175,10 +178,13 @@ def test_evaluate_scores_a_file(tmp_path, tokenizer, stage):
     outcome = call("--samples", path, "--judge", stage["judge"], "--json")
     assert outcome.exit_code == 0, outcome.output
     document = json.loads(outcome.stdout)
-    assert set(document) == SCORE_KEYS | {"environment"}
+    assert set(document) == SCORE_KEYS | {"environment", "format", "command", "samples", "settings"}
+    assert (document["format"], document["samples"]) == ("understudy-evaluation-1", str(path))
     assert document["num_samples"] == 3
     again = call("--samples", path, "--judge", stage["judge"], "--json", "--retokenize")
-    assert json.loads(again.stdout) == document
+    anew = json.loads(again.stdout)
+    assert (anew["protocol"], anew["num_tokens"]) == ("retokenized", document["num_tokens"])
+    assert anew["gen_ppl"] == document["gen_ppl"]
     assert "gen_ppl" in call("--samples", path, "--judge", stage["judge"]).stdout
 
 
@@ -204,7 +210,17 @@ def test_evaluate_compares_schedules(stage):
         (("--samples", "x", "--heavy", "y"), "--heavy samples anew"),
         (("--samples", "nowhere.jsonl"), "'nowhere.jsonl' cannot be read"),
         (("--schedule", "H4", "--heavy", "y"), "give --judge"),
-        (("--schedule", "H4", "--retokenize"), "--retokenize goes with --samples"),
+        (("--schedule", "H4", "--tokenizer", "x"), "--tokenizer goes with --samples"),
+        (
+            ("--samples", "x", "--temperature", "1", "--prefix-length", "3"),
+            "--temperature, --prefix-length samples anew",
+        ),
+        (("--schedule", "H4", "--prefix-length", "3"), "--prefix-length goes with --prefixes"),
+        (("--schedule", "H4", "--prefix", "a", "--prefixes", "b"), "either --prefix TEXT or --prefixes"),
+        (("--schedule", "H4", "--mauve"), "give --data DIR"),
+        (("--schedule", "H4", "--data", "nowhere"), "'nowhere' holds no manifest.json"),
+        (("--samples", "x", "--retokenize", "--protocol", "published"), "give one of them"),
+        (("--schedule", "H4", "--output", "nowhere/out.json"), "there is no folder 'nowhere'"),
         (("--schedule", "H4;", "--heavy", "y", "--judge", "z"), "column 3"),
     ],
 )

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from stage import make_llama
 from understudy import metrics
-from understudy.errors import DataError, SettingError
+from understudy.errors import DataError, ModelError, SettingError
+from understudy.metrics import likelihood
 
 
 def loop_nlls(judge, ids):
@@ -47,6 +48,21 @@ def test_long_samples_are_read_in_windows_whose_first_token_is_unscored():
     np.testing.assert_allclose(values, expected, rtol=1e-4)
 
 
+def test_scores_do_not_depend_on_how_many_logits_are_widened_at_a_time(monkeypatch):
+    judge, tokens = make_llama(vocab=23), np.random.default_rng(8).integers(0, 23, (5, 13))
+    whole = metrics.token_nlls(judge, tokens)
+    monkeypatch.setattr(likelihood, "_CPU_CHUNK", 23 * 4)
+    for few, full in zip(metrics.token_nlls(judge, tokens), whole, strict=True):
+        np.testing.assert_allclose(few, full, rtol=1e-12)
+
+
+def test_a_broken_judge_is_an_error():
+    judge = make_llama(vocab=23)
+    judge.lm_head.weight.fill_(torch.nan)
+    with pytest.raises(ModelError, match="is its checkpoint intact"):
+        metrics.token_nlls(judge, [[1, 2, 3]])
+
+
 def test_a_bos_token_makes_every_token_count():
     judge = make_llama(vocab=23, context=8)
     row = np.random.default_rng(3).integers(0, 23, 15).tolist()  # windows of 7, 7 and a single token
@@ -80,8 +96,8 @@ def test_tokens_that_the_judge_does_not_know_are_an_error():
 
 def test_perplexity_weighs_tokens_not_samples():
     assert metrics.generative_perplexity([10.0, 0.0], [10, 90]) == pytest.approx(math.exp(0.1))
-    with pytest.raises(DataError, match="no scored token"):
-        metrics.generative_perplexity([1.0, 0.0], [1, 0])
+    with pytest.raises(DataError, match="no sample has a scored token"):
+        metrics.generative_perplexity([0.0, 0.0], [0, 0])
     with pytest.raises(DataError, match="one per sample"):
         metrics.generative_perplexity([1.0], [1, 1])
 

@@ -1,7 +1,7 @@
 """A comparison on a terminal: bars while it runs, tables, and samples coloured by who wrote them."""
 
 from collections.abc import Generator, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich import box
 from rich.columns import Columns
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from understudy.evaluation import Comparison, ComparisonProgress, ScheduleEvaluation
     from understudy.report.comparison_table import TextTable
 
+T = TypeVar("T")
 WIDE = 100  # characters from which two samples stand side by side
 
 
-def drive(run: "Generator[ComparisonProgress, None, Comparison]") -> "Comparison":
+def drive(run: "Generator[ComparisonProgress, None, T]", *, is_shown: bool = True) -> T:
     """Run a comparison to its end under one bar per schedule, on standard error; their totals are exact."""
     columns = (
         TextColumn("{task.description:<14}"),
@@ -32,7 +33,7 @@ def drive(run: "Generator[ComparisonProgress, None, Comparison]") -> "Comparison
     )
     console = Console(stderr=True)
     # Without a terminal, rich would still leave an empty line where the bars were.
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=console, disable=not (is_shown and console.is_terminal)) as bars:
         known: dict[str, TaskID] = {}
         return run_to_end(run, lambda record: _update(bars, known, record))
 
@@ -49,9 +50,9 @@ def _update(bars: Progress, known: dict[str, TaskID], record: "ComparisonProgres
 
 def show_tables(console: Console, comparison: "Comparison") -> None:
     """Print quality, cost and what can be read from them."""
-    from understudy.report.comparison_table import cost_table, quality_table, summarise
+    from understudy.report.comparison_table import cost_table, diversity_table, quality_table, summarise
 
-    for table in (quality_table(comparison), cost_table(comparison)):
+    for table in (quality_table(comparison), diversity_table(comparison), cost_table(comparison)):
         _show_table(console, table)
     console.print(Text(summarise(comparison)))
 
@@ -93,5 +94,5 @@ def show_samples(
 def _panel(entry: "ScheduleEvaluation", index: int, colours: dict[str, str], tokenizer: Any, width: int) -> Panel:
     keys = entry.result.written_by()[index].tolist()
     text = written_text(tokenizer, entry.result.tokens[index].tolist(), keys, colours)
-    title = Text(f"{entry.name}, {entry.result.schedule}, sample {index}")
+    title = Text(f"{entry.label}, {entry.result.schedule}, sample {index}")
     return Panel(text, title=title, title_align="left", width=width)

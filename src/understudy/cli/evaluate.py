@@ -1,132 +1,282 @@
 """`understudy evaluate`: score samples in a file, or sample schedules and compare them."""
 
 import json
+import os
+import shlex
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from understudy.cli import evaluate_options as opt
 from understudy.cli.comparison_view import drive, show_tables
 from understudy.cli.models import Device, Heavy, Light, Models, Precision, load_models, pick_device
 from understudy.environment import describe_environment
-from understudy.errors import SettingError
-from understudy.saved_samples import SavedSamples, check_texts, read_samples
-from understudy.saved_samples import retokenize as encode_anew
+from understudy.errors import DataError, SettingError
 from understudy.schedule import ModelSchedule
 
 if TYPE_CHECKING:
-    from understudy.evaluation import Judge, SampleScores
-
-Samples = Annotated[
-    Path | None, typer.Option("--samples", metavar="FILE", help="Score this file of `understudy sample --output`.")
-]
-Schedules = Annotated[
-    list[str] | None,
-    typer.Option("--schedule", help="Sample and compare such as L32,H192,L32; repeat, the first is the reference."),
-]
-JudgePath = Annotated[
-    str | None,
-    typer.Option("--judge", metavar="DIR|ID", help="Causal model that scores: folder or hub id. Default: bundled."),
-]
-Retokenize = Annotated[
-    bool, typer.Option("--retokenize", help="With --samples: have the judge's tokenizer encode the texts anew.")
-]
-Steps = Annotated[int | None, typer.Option("--steps", help="Denoising steps N; needed where a schedule is in percent.")]
-Length = Annotated[int | None, typer.Option("--length", help="Tokens per sample. Default: the most the models take.")]
-NumSamples = Annotated[int, typer.Option("--num-samples", "-n", help="Samples of each schedule.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Most sequences in one pass, of models and judge.")]
-Seed = Annotated[int, typer.Option("--seed", help="All schedules share it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+    from understudy.denoisers.model_set import ModelSet
+    from understudy.evaluation import Comparison, Judge, Processes, SampleScores, Scoring
+    from understudy.saved_samples import SavedSamples
 
 
 def evaluate_command(
-    samples: Samples = None,
-    schedule: Schedules = None,
-    judge: JudgePath = None,
-    retokenize: Retokenize = False,
+    samples: opt.Samples = None,
+    schedule: opt.Schedules = None,
+    judge: opt.JudgePath = None,
+    protocol: opt.ProtocolChoice = "ids",
+    retokenize: opt.Retokenize = False,
+    tokenizer: opt.TokenizerPath = None,
     heavy: Heavy = None,
     light: Light = None,
     model: Models = None,
-    steps: Steps = None,
-    length: Length = None,
-    num_samples: NumSamples = 16,
-    batch_size: BatchSize = 8,
-    seed: Seed = 0,
+    steps: opt.Steps = None,
+    length: opt.Length = None,
+    num_samples: opt.NumSamples = 16,
+    batch_size: opt.BatchSize = 32,
+    judge_batch_size: opt.JudgeBatchSize = 8,
+    seed: opt.Seeds = None,
+    temperature: opt.Temperatures = None,
+    top_p: opt.TopP = 1.0,
+    noise: opt.Noise = None,
+    prefix: opt.Prefix = None,
+    prefixes: opt.Prefixes = None,
+    prefix_length: opt.PrefixLength = None,
+    data: opt.Data = None,
+    self_bleu: opt.SelfBleu = False,
+    mauve: opt.Mauve = False,
     device: Device = "auto",
     precision: Precision = "auto",
-    as_json: AsJson = False,
+    output: opt.Output = None,
+    per_sample: opt.PerSample = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Score samples with a judge, or compare schedules sampled under the same noise.
 
-    Generative perplexity comes with its interval, token entropy and distinct-n, and never alone.
+    Generative perplexity comes with its interval, token entropy, distinct-n and repetition, and never alone. Several
+    temperatures show quality against entropy.
+
+    For several GPUs: `accelerate launch -m understudy evaluate --schedule …`.
     """
-    if (samples is None) == (not schedule):
-        raise SettingError("give either --samples FILE or one --schedule or more")
-    if samples is not None:
-        _check_unused(heavy=heavy, light=light, model=model, steps=steps, length=length)
-        saved = read_samples(samples)
-        _score_saved(saved, _load_judge(judge, device), retokenize, batch_size, as_json)
-        return
+    given = dict(locals())
+    _check(given)
     if retokenize:
-        raise SettingError("--retokenize goes with --samples; schedules are scored on the ids they drew")
-    if judge is None and (heavy or light or model):
-        raise SettingError("give --judge, a causal model that shares your models' tokenizer; the bundled one does not")
-    options: dict[str, Any] = {"steps": steps, "length": length, "num_samples": num_samples, "seed": seed}
-    schedules = [ModelSchedule.parse(text, steps) for text in schedule or []]
-    models = load_models(heavy, light, model, device, precision)
-    _compare(schedules, models, _load_judge(judge, device), batch_size, options, as_json)
+        given["protocol"] = "retokenized"
+    if samples is not None:
+        _score_file(given)
+    else:
+        _compare(given)
 
 
-def _check_unused(**options: object) -> None:
-    given = [f"--{name}" for name, value in options.items() if value]
-    if given:
-        raise SettingError(f"{', '.join(given)} samples anew and --samples reads a file; leave one of them out")
+FOR_SAMPLES = ("tokenizer",)
+FOR_SCHEDULES = (
+    *("heavy", "light", "model", "steps", "length", "seed", "temperature", "noise"),
+    *("prefix", "prefixes", "prefix_length"),
+)
 
 
-def _load_judge(path: str | None, device: str) -> "Judge":
+def _check(given: dict[str, Any]) -> None:
+    """Refuse what makes no sense, before anything is loaded."""
+    if (given["samples"] is None) == (not given["schedule"]):
+        raise SettingError("give either --samples FILE or one --schedule or more")
+    if given["samples"] is not None and (unused := _named(given, FOR_SCHEDULES)):
+        raise SettingError(f"{unused} samples anew and --samples reads a file; leave one of them out")
+    if given["schedule"] and (unused := _named(given, FOR_SAMPLES)):
+        raise SettingError(f"{unused} goes with --samples; models bring their own")
+    if given["retokenize"] and given["protocol"] == "published":
+        raise SettingError("--retokenize and --protocol published are two ways to score; give one of them")
+    if given["mauve"] and given["data"] is None:
+        raise SettingError("--mauve compares with held-out text; give --data DIR, a folder of `understudy prepare`")
+    if given["prefix"] is not None and given["prefixes"] is not None:
+        raise SettingError("give either --prefix TEXT or --prefixes, not both")
+    if given["prefix_length"] is not None and given["prefixes"] is None:
+        raise SettingError("--prefix-length goes with --prefixes")
+    if given["output"] is not None:
+        from understudy.whole_files import check_writable
+
+        check_writable(given["output"])
+
+
+def _named(given: dict[str, Any], names: tuple[str, ...]) -> str:
+    """Those of the options that were given, as they are written."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names if given[name])
+
+
+def _load_judge(path: str | None, place: str) -> "Judge":
     from understudy.demo import bundled_judge
     from understudy.evaluation import Judge
 
-    place = pick_device(device)
     return bundled_judge(place) if path is None else Judge.load(path, device=place)
 
 
-def _score_saved(saved: SavedSamples, judge: "Judge", retokenize: bool, batch_size: int, as_json: bool) -> None:
-    from understudy.evaluation import score_tokens
+def _scoring(given: dict[str, Any]) -> "Scoring":
+    from understudy.evaluation import ReferenceText, Scoring
 
-    if retokenize:
-        scores = score_tokens(judge, encode_anew(saved.texts, judge.tokenizer), batch_size=batch_size)
-    else:
-        check_texts(saved, judge.tokenizer)
-        scores = score_tokens(judge, saved.tokens, batch_size=batch_size)
-    if as_json:
-        typer.echo(json.dumps({**scores.to_dict(), "environment": describe_environment()}, ensure_ascii=False))
-    else:
+    return Scoring(
+        protocol=given["protocol"],
+        judge_batch_size=given["judge_batch_size"],
+        self_bleu=given["self_bleu"],
+        references=None if given["data"] is None else ReferenceText.open(given["data"]),
+        mauve=given["mauve"],
+    )
+
+
+def _score_file(given: dict[str, Any]) -> None:
+    from understudy.saved_samples import read_samples
+
+    if _num_processes() > 1:
+        raise SettingError("a file of samples is scored by one process; start it without a launcher")
+    saved = read_samples(given["samples"])
+    scoring = _scoring(given)
+    scores = _score_saved(saved, _load_judge(given["judge"], pick_device(given["device"])), scoring, given["tokenizer"])
+    settings = {name: _text(given[name]) for name in ("judge_batch_size", "tokenizer", "data", "device")}
+    document = {
+        "command": _command(),
+        "samples": str(given["samples"]),
+        **scores.to_dict(per_sample=given["per_sample"]),
+        "settings": settings,
+        "environment": describe_environment(),
+    }
+    _deliver(document, given)
+    if not given["as_json"]:
         _show_scores(scores)
+
+
+def _score_saved(
+    saved: "SavedSamples", judge: "Judge", scoring: "Scoring", tokenizer_path: str | None
+) -> "SampleScores":
+    from understudy.evaluation import Reading, check_vocabulary, score_tokens
+    from understudy.metrics import sample_rows
+    from understudy.saved_samples import check_texts, retokenize
+    from understudy.tokenizer_files import load_tokenizer
+
+    reading = texts = None
+    tokenizer = judge.tokenizer if tokenizer_path is None else load_tokenizer(tokenizer_path)
+    if tokenizer_path is None and scoring.protocol == "retokenized":  # by the texts of the file, whoever reads its ids
+        if saved.has_given:
+            raise DataError(
+                "some tokens were given, and texts alone do not say which words; name what reads the ids (--tokenizer)"
+            )
+        rows, texts = sample_rows(retokenize(saved.texts, judge.tokenizer)), saved.texts
+        reading = Reading(rows, [row >= 0 for row in rows])
+    else:
+        check_texts(saved, tokenizer, whose="the judge's tokenizer" if tokenizer_path is None else tokenizer_path)
+        if scoring.protocol == "ids":
+            check_vocabulary(tokenizer, judge)
+    return score_tokens(
+        judge, saved.tokens, free=saved.free, tokenizer=tokenizer, scoring=scoring, reading=reading, texts=texts
+    )
 
 
 def _show_scores(scores: "SampleScores") -> None:
     table = Table(show_header=False)
     for name, value in scores.to_dict().items():
         parts = value if isinstance(value, list) else [value]
-        table.add_row(name, " to ".join(f"{part:.4g}" if isinstance(part, float) else str(part) for part in parts))
+        if value is not None:
+            table.add_row(name, " to ".join(f"{part:.4g}" if isinstance(part, float) else str(part) for part in parts))
     Console().print(table)
 
 
-def _compare(
-    schedules: list[ModelSchedule], models: Any, judge: "Judge", batch_size: int, options: dict[str, Any], as_json: bool
-) -> None:
-    from understudy.evaluation import check_vocabulary, compare_schedules
-
-    check_vocabulary(models.tokenizer, judge)
-    run = compare_schedules(
-        models.denoisers, schedules, judge, judge_batch_size=batch_size, batch_size=batch_size, **options
-    )
-    comparison = drive(run)
-    if as_json:
-        facts = {"paths": models.paths, "environment": describe_environment()}
-        typer.echo(json.dumps({**comparison.to_dict(), **facts}, ensure_ascii=False))
-    else:
+def _compare(given: dict[str, Any]) -> None:
+    schedules = [ModelSchedule.parse(text, given["steps"]) for text in given["schedule"]]
+    has_models = any(given[name] for name in ("heavy", "light", "model"))
+    if given["judge"] is None and has_models and given["protocol"] == "ids":
+        raise SettingError("give --judge, a causal model that shares your models' tokenizer; the bundled one does not")
+    scoring = _scoring(given)
+    processes = _join(given["device"]) if _num_processes() > 1 else None
+    is_spread = processes is not None and given["device"] == "auto"
+    place = processes.device if processes is not None and is_spread else pick_device(given["device"])
+    models = load_models(given["heavy"], given["light"], given["model"], place, given["precision"])
+    comparison = _run(given, schedules, models, _load_judge(given["judge"], place), scoring, processes)
+    if comparison is None:
+        return
+    document = {
+        "command": _command(),
+        **comparison.to_dict(per_sample=given["per_sample"]),
+        "paths": models.paths,
+        "environment": {**describe_environment(), "processes": 1 if processes is None else processes.count},
+    }
+    document["settings"] |= {name: _text(given[name]) for name in ("prefixes", "prefix_length", "data", "precision")}
+    _deliver(document, given)
+    if not given["as_json"]:
         show_tables(Console(), comparison)
+
+
+def _run(
+    given: dict[str, Any],
+    schedules: list[ModelSchedule],
+    models: "ModelSet",
+    judge: "Judge",
+    scoring: "Scoring",
+    processes: "Processes | None",
+) -> "Comparison | None":
+    """Sample and score; nothing comes back in all processes but the first."""
+    from understudy.evaluation import ComparisonTask, check_vocabulary, compare_on_all, run_comparison
+
+    if scoring.protocol == "ids":
+        check_vocabulary(models.tokenizer, judge)
+    task = ComparisonTask.create(
+        models.denoisers,
+        schedules,
+        judge,
+        temperatures=given["temperature"],
+        seeds=given["seed"],
+        scoring=scoring,
+        tokenizer=models.tokenizer,
+        **{name: given[name] for name in ("steps", "length", "num_samples", "batch_size", "top_p", "noise")},
+        **_given_tokens(given, models),
+    )
+    if processes is None:
+        return drive(run_comparison(task))
+    comparison = drive(compare_on_all(processes, task), is_shown=processes.is_first)
+    processes.leave()
+    return comparison
+
+
+def _given_tokens(given: dict[str, Any], models: "ModelSet") -> dict[str, Any]:
+    """What samples begin with, as an option of sampling."""
+    from understudy.evaluation import prefix_template, text_prefixes, validation_prefixes
+
+    path, count, size = given["prefixes"], given["num_samples"], given["prefix_length"]
+    if path is None:
+        return {} if given["prefix"] is None else {"prefix": models.encode_prefix(given["prefix"])}
+    if not path.is_dir():
+        rows = text_prefixes(path, models.encode_prefix, count=count, length=size)
+    elif size is None:
+        raise SettingError("blocks hold no prefix of their own; say with --prefix-length how many tokens to take")
+    else:
+        rows = validation_prefixes(path, models.tokenizer, count=count, length=size)
+    known = [model.max_length for model in models.denoisers.values() if model.max_length is not None]
+    first = next(iter(models.denoisers.values()))
+    return {"template": prefix_template(rows, given["length"] or min(known), first.mask_id)}
+
+
+def _num_processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))  # the launcher's variable
+
+
+def _join(device: str) -> "Processes":
+    from understudy.evaluation import Processes
+
+    return Processes.join(cpu=device == "cpu")
+
+
+def _command() -> str:
+    return shlex.join(["understudy", *sys.argv[1:]])
+
+
+def _text(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _deliver(document: dict[str, Any], given: dict[str, Any]) -> None:
+    from understudy.evaluation import FORMAT, write_evaluation
+
+    if given["output"] is not None:
+        write_evaluation(given["output"], document)
+    if given["as_json"]:
+        typer.echo(json.dumps({"format": FORMAT, **document}, ensure_ascii=False))

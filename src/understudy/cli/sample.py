@@ -92,13 +92,16 @@ def sample_command(
 def _deliver(
     result: "SampleResult", models: "ModelSet", settings: dict[str, Any], output: Path | None, as_json: bool
 ) -> None:
+    from understudy.saved_samples import written_by
     from understudy.whole_files import write_json_lines
 
     rows = result.tokens.tolist()
     samples = [{"text": models.decode(row), "token_ids": row} for row in rows]
     if output is not None:
         shared = {"schedule": str(result.schedule), **settings}
-        write_json_lines(output, ({"index": i, **sample, **shared} for i, sample in enumerate(samples)))
+        writers = [{"written_by": written_by(keys)} for keys in result.written_by().tolist()]
+        lines = ({"index": i, **samples[i], **writers[i], **shared} for i in range(len(samples)))
+        write_json_lines(output, lines)
     if as_json:
         typer.echo(json.dumps({**_summary(result), **settings, "samples": samples}, ensure_ascii=False))
     else:

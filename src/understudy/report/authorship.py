@@ -1,26 +1,15 @@
-"""Which model wrote which characters of a sample, and the colours that say so everywhere.
-
-A character can be spread over several tokens (byte-level pieces), which no single token decodes to. So a text is cut
-where the decoded prefixes of its tokens agree with the whole, never decoded token by token.
-"""
+"""Which model wrote which characters of a sample, and the colours that say so everywhere."""
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
+
+from understudy.text_runs import Run, written_runs
+
+__all__ = ["PALETTE", "Run", "model_colours", "visible", "written_runs"]
 
 # Blue and orange are told apart with every common form of colour blindness, and stand out from black and from white.
 # Their order is that of the models, the costliest first.
 PALETTE = ("#3B82D6", "#D97B0A", "#1B9E77", "#9A5BB5", "#B3344C", "#6B7280")
-
-
-@dataclass(frozen=True)
-class Run:
-    """Neighbouring characters written by one model; `key` is empty where they were given."""
-
-    text: str
-    key: str
 
 
 def model_colours(models: Sequence[str]) -> dict[str, str]:
@@ -28,40 +17,6 @@ def model_colours(models: Sequence[str]) -> dict[str, str]:
     return {key: PALETTE[index % len(PALETTE)] for index, key in enumerate(models)}
 
 
-def written_runs(tokenizer: Any, token_ids: Sequence[int], keys: Sequence[str]) -> list[Run]:
-    """Cut the text of `token_ids` (L,) into runs by the key (L,) of the model that wrote each token.
-
-    The runs joined are the text as the tokenizer decodes it whole, special tokens included. A character that two models
-    wrote together belongs to the one that wrote its last token.
-    """
-    whole = _decode(tokenizer, token_ids)
-    runs, end, start = [], 0, 0
-    for key, group in groupby(keys):
-        end += len(list(group))
-        # An unfinished character decodes to a replacement character, which the whole does not have there.
-        prefix = whole if end == len(token_ids) else _decode(tokenizer, token_ids[:end])
-        stop = max(start, _agreement(prefix, whole))
-        runs.append(Run(whole[start:stop], key))
-        start = stop
-    return _merged(runs)
-
-
 def visible(text: str) -> str:
     """Replace control characters, which a terminal would obey, by a dot; line ends and tabs stay."""
     return "".join("·" if unicodedata.category(c) in ("Cc", "Cf") and c not in "\n\t" else c for c in text)
-
-
-def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-
-def _agreement(first: str, second: str) -> int:
-    """Characters that two texts share at their start."""
-    differing = (index for index, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
-    return next(differing, min(len(first), len(second)))
-
-
-def _merged(runs: Sequence[Run]) -> list[Run]:
-    """Drop empty runs and join neighbours of one key."""
-    groups = groupby((run for run in runs if run.text), key=lambda run: run.key)
-    return [Run("".join(run.text for run in group), key) for key, group in groups]

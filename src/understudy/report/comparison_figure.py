@@ -1,4 +1,4 @@
-"""The picture of a comparison: quality against cost, and who makes which steps.
+"""The picture of a comparison: quality against cost, or against entropy, and who makes which steps.
 
 Drawn on a canvas of its own, through matplotlib's objects: nothing global is touched, no display is needed.
 """
@@ -14,21 +14,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, PAPER, GRID = "#22262B", "#FFFFFF", "#D9DDE2"
+# Told apart with every common form of colour blindness, and by their markers without colour.
+LINES = ("#22262B", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DODGE = 0.012  # relative cost; points closer than this are moved so far apart
 
 
 def render_comparison(comparison: Comparison) -> bytes:
-    """Give the picture as PNG. SettingError where matplotlib is not installed."""
+    """Give the picture as PNG: with several temperatures, quality against entropy. SettingError without matplotlib."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise SettingError("pictures need matplotlib: pip install 'understudy[plot]'") from error
-    rows = len(comparison.entries)
+    rows = len(comparison.schedules)
     figure = Figure(figsize=(11, max(4.2, 2.4 + 0.42 * rows)), facecolor=PAPER, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     quality, strips = figure.subplots(1, 2, width_ratios=(1.15, 1))
-    _draw_quality(quality, comparison)
+    (_draw_quality if len(comparison.temperatures) == 1 else draw_frontier)(quality, comparison)
     _draw_strips(strips, comparison)
     buffer = io.BytesIO()
     canvas.print_figure(buffer, format="png", dpi=160, metadata={"Software": "understudy"})
@@ -55,6 +58,48 @@ def _draw_quality(axes: "Axes", comparison: Comparison) -> None:
     axes.set_ylabel("judge perplexity (lower: less surprising)")
     scores = comparison.reference.scores
     axes.set_title(f"Quality against cost ({scores.num_samples} samples each, bars: 95 %)", loc="left", fontsize=10.5)
+    _clean(axes)
+
+
+def draw_frontier(axes: "Axes", comparison: Comparison) -> None:
+    """One line per schedule through its temperatures: at equal entropy, the lower one is better."""
+    for index, schedule in enumerate(comparison.schedules):
+        entries = [entry for entry in comparison.entries if entry.name == schedule.name]
+        entries.sort(key=lambda entry: entry.temperature)
+        entropies, levels = [entry.scores.entropy for entry in entries], [entry.scores.gen_ppl for entry in entries]
+        ends = [[abs(end - entry.scores.gen_ppl) for end in _bounds(entry)] for entry in entries]
+        axes.errorbar(
+            entropies,
+            levels,
+            yerr=list(zip(*ends, strict=True)),
+            fmt=MARKERS[index % len(MARKERS)] + ("-", "--", ":")[index // len(LINES) % 3],
+            color=LINES[index % len(LINES)],
+            capsize=2.5,
+            elinewidth=1,
+            markersize=5,
+            label=schedule.name,
+        )
+        for entry in entries if index == 0 else ():
+            axes.annotate(
+                f"T={entry.temperature:g}",
+                (entry.scores.entropy, entry.scores.gen_ppl),
+                xytext=(6, -10),
+                textcoords="offset points",
+                fontsize=8,
+                color=INK,
+            )
+    bounds = [_bounds(entry) for entry in comparison.entries]
+    if max(high for _, high in bounds) > 3 * min(low for low, _ in bounds):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+    axes.set_xlabel("token entropy of a sample, nats (higher: more varied)")
+    axes.set_ylabel("judge perplexity (lower: less surprising)")
+    scores = comparison.reference.scores
+    axes.set_title(
+        f"Quality against entropy ({scores.num_samples} samples each, bars: 95 %)", loc="left", fontsize=10.5
+    )
+    axes.legend(frameon=False, fontsize=9)
     _clean(axes)
 
 
@@ -99,7 +144,7 @@ def _draw_strips(axes: "Axes", comparison: Comparison) -> None:
     from matplotlib.patches import Patch
 
     colours = model_colours(comparison.models)
-    for row, entry in enumerate(comparison.entries):
+    for row, entry in enumerate(comparison.schedules):
         start, schedule = 0.0, entry.result.schedule
         for segment in schedule.segments:
             share = segment.count / schedule.num_steps
@@ -109,12 +154,14 @@ def _draw_strips(axes: "Axes", comparison: Comparison) -> None:
             start += share
         axes.text(0, row - 0.31, entry.name, ha="left", va="bottom", fontsize=9.5, color=INK)
         axes.text(1, row - 0.31, str(schedule)[:40], ha="right", va="bottom", fontsize=8, color=INK, alpha=0.7)
-    axes.set_ylim(len(comparison.entries) - 0.5, -0.75)
+    axes.set_ylim(len(comparison.schedules) - 0.5, -0.75)
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.5, 1], ["t = 1\nall masked", "t = 0.5", "t = 0\nclean"])
     axes.set_yticks([])
     axes.set_title("Who makes which denoising step", loc="left", fontsize=10.5)
-    used = [key for key in comparison.models if any(key in entry.result.schedule.keys for entry in comparison.entries)]
+    used = [
+        key for key in comparison.models if any(key in entry.result.schedule.keys for entry in comparison.schedules)
+    ]
     patches = [Patch(color=colours[key], label=_role(key)) for key in used]
     axes.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=len(used), frameon=False)
     _clean(axes)

@@ -7,7 +7,7 @@ from typing import Any
 
 from understudy.evaluation import Comparison, ScheduleEvaluation
 from understudy.report.authorship import model_colours, visible, written_runs
-from understudy.report.comparison_table import TextTable, cost_table, quality_table, summarise
+from understudy.report.comparison_table import TextTable, cost_table, diversity_table, quality_table, summarise
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #22262b; --soft: #5a626c; --paper: #ffffff; --card: #f5f6f8; --line: #d9dde2; }
@@ -48,11 +48,11 @@ def render_page(
     environment: Mapping[str, Any] | None = None,
 ) -> str:
     """Give the page as HTML: summary, tables, picture (PNG) and every sample, its text coloured by who wrote it."""
-    title = f"{len(comparison.entries)} schedules, the same noise"
+    title = f"{len(comparison.schedules)} schedules, the same noise"
     image = "" if picture is None else _picture(picture)
     body = (
         f"<h1>{escape(title)}</h1>\n<p>{escape(summarise(comparison))}</p>\n"
-        f"{image}{_table(quality_table(comparison))}{_table(cost_table(comparison))}"
+        f"{image}{_table(quality_table(comparison))}{_table(diversity_table(comparison))}{_table(cost_table(comparison))}"
         f"{_samples(comparison, tokenizer)}{_footer(comparison, environment or {})}"
     )
     return (
@@ -112,7 +112,7 @@ def _card(entry: ScheduleEvaluation, index: int, keys: list[str], tokenizer: Any
         for run in runs
     )
     schedule = escape(str(entry.result.schedule))
-    return f"<article><h3>{escape(entry.name)} <small>{schedule}</small></h3><p>{text}</p></article>\n"
+    return f"<article><h3>{escape(entry.label)} <small>{schedule}</small></h3><p>{text}</p></article>\n"
 
 
 def _footer(comparison: Comparison, environment: Mapping[str, Any]) -> str:

@@ -1,9 +1,10 @@
 """A comparison as tables of text and as a sentence: what terminal and page show alike."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from understudy.evaluation import Comparison, ScheduleEvaluation
+from understudy.metrics import PairedDifference
 
 
 @dataclass(frozen=True)
@@ -19,16 +20,56 @@ class TextTable:
     note: str
 
 
+Cells = Callable[[ScheduleEvaluation], str]
+
+
 def quality_table(comparison: Comparison) -> TextTable:
-    """What judge and counts say of each schedule, with its intervals."""
+    """What the judge says of each schedule, with its intervals, beside entropy; one temperature after the other."""
     scores, reference = comparison.reference.scores, comparison.reference.name
-    return TextTable(
+    has_frontier = len(comparison.temperatures) > 1
+    columns: dict[str, Cells] = {
+        "schedule": lambda entry: entry.label,
+        "judge perplexity\n[95 %]": _perplexity,
+        "difference in\nnats per token": lambda entry: _difference(entry, entry.nll_difference, reference),
+    }
+    if has_frontier:
+        columns["at equal\nentropy"] = lambda entry: _difference(entry, entry.frontier_difference, reference)
+    columns["entropy\n(nats)"] = _entropy
+    same = ", at the same temperature or on its line over temperatures" if has_frontier else ""
+    return _table(
+        comparison,
         f"Quality, {scores.num_samples} samples each",
-        ("schedule", "judge perplexity\n[95 %]", "difference in\nnats per token", "entropy\n(nats)", "distinct-2"),
-        tuple(_quality_row(entry, entry is comparison.reference) for entry in comparison.entries),
-        f"Perplexity: lower is less surprising to judge {scores.judge}, better at equal entropy only. Differences are "
-        f"to {reference}, paired by seed. In brackets: 95 % bootstrap over samples. Entropy: mean ± standard error.",
+        columns,
+        f"Perplexity: lower is less surprising to judge {scores.judge}{_protocol(scores.protocol)}, better at "
+        f"equal entropy only. Differences are to {reference}{same}, paired by seed. In brackets: 95 % bootstrap over "
+        "samples. Entropy: mean ± standard error.",
     )
+
+
+def diversity_table(comparison: Comparison) -> TextTable:
+    """How varied the samples of each schedule are, and what they share with the training text where that is known."""
+    scores = comparison.reference.scores
+    columns: dict[str, Cells] = {
+        "schedule": lambda entry: entry.label,
+        "distinct-1": lambda entry: _number(entry.scores.distinct_1),
+        "distinct-2": lambda entry: _number(entry.scores.distinct_2),
+        "repeated\n4-grams": lambda entry: f"{entry.scores.repetition:.1%}",
+    }
+    notes = ["Repeated: of a sample's 4-grams, those that occurred in it before."]
+    if scores.self_bleu is not None:
+        columns["self-BLEU"] = lambda entry: _number(entry.scores.self_bleu, 1)
+        notes.append("Self-BLEU: 100 where samples are alike.")
+    if scores.ngram_overlap is not None:
+        columns["8-grams\nin training text"] = lambda entry: _number(entry.scores.ngram_overlap, 4)
+    if scores.mauve is not None:
+        columns["MAUVE"] = lambda entry: _number(entry.scores.mauve, 3)
+        notes.append("MAUVE: 1 where the judge's features cannot tell samples from held-out text.")
+    return _table(comparison, "Diversity", columns, " ".join(notes))
+
+
+def _table(comparison: Comparison, title: str, columns: dict[str, Cells], note: str) -> TextTable:
+    rows = tuple(tuple(cell(entry) for cell in columns.values()) for entry in comparison.entries)
+    return TextTable(title, tuple(columns), rows, note)
 
 
 def cost_table(comparison: Comparison) -> TextTable:
@@ -45,7 +86,7 @@ def cost_table(comparison: Comparison) -> TextTable:
             f"executed,\nto {heavy} alone",
             "seconds",
         ),
-        tuple(_cost_row(entry) for entry in comparison.entries),
+        tuple(_cost_row(entry) for entry in comparison.schedules),
         f"FLOPs saved. Nominal: full passes, against {heavy} alone. Executed, to dense: against {heavy} at every step "
         f"and position, as the published sampler runs; to {heavy} alone: against {heavy} run as lazily, so what the "
         "schedule saves.",
@@ -54,10 +95,15 @@ def cost_table(comparison: Comparison) -> TextTable:
 
 def summarise(comparison: Comparison) -> str:
     """Say in two or three sentences what can be read from a comparison, and what cannot."""
-    reference, others = comparison.reference, comparison.entries[1:]
+    reference = comparison.reference
+    others = [entry for entry in comparison.entries if entry.name != reference.name]
     num_samples = reference.scores.num_samples
-    if not others or reference.nll_difference is None:
+    if reference.nll_difference is None:
         return f"{num_samples} samples of one schedule each: nothing is compared, and a single sample has no interval."
+    if not others:
+        return f"{num_samples} samples of one schedule: there is nothing to compare it with."
+    if len(comparison.temperatures) > 1:
+        return " ".join(_along_frontier(comparison, name) for name in dict.fromkeys(entry.name for entry in others))
     same = [_costing(entry) for entry in others if entry.within_noise]
     apart = [_apart(entry) for entry in others if not entry.within_noise]
     judged = [f"{_joined(same)} cannot be told from {reference.name} by these samples"] if same else []
@@ -70,23 +116,46 @@ def summarise(comparison: Comparison) -> str:
     )
 
 
-def _quality_row(entry: ScheduleEvaluation, is_reference: bool) -> tuple[str, ...]:
-    scores = entry.scores
-    interval = "" if scores.gen_ppl_ci95 is None else "\n[{:.1f}, {:.1f}]".format(*scores.gen_ppl_ci95)
-    error = "" if scores.entropy_se is None else f" ± {scores.entropy_se:.2f}"
+def _along_frontier(comparison: Comparison, name: str) -> str:
+    """What equal entropy says of one schedule."""
+    reference = comparison.reference.name
+    found = [entry.frontier_difference for entry in comparison.entries if entry.name == name]
+    known = [paired for paired in found if paired is not None]
+    if not known:
+        return f"{name} has no entropy that {reference} reaches too: take more temperatures."
+    worse, better = sum(paired.low > 0 for paired in known), sum(paired.high < 0 for paired in known)
+    same = len(known) - worse - better
+    values = [paired.difference for paired in known]
     return (
-        entry.name,
-        f"{scores.gen_ppl:.1f}{interval}",
-        "reference" if is_reference else _difference(entry),
-        f"{scores.entropy:.2f}{error}",
-        "–" if scores.distinct_2 is None else f"{scores.distinct_2:.2f}",
+        f"At equal entropy, {name} differs from {reference} by {min(values):+.3f} to {max(values):+.3f} nats per "
+        f"token: worse at {worse}, better at {better}, within noise at {same} of {len(known)} temperatures that can be "
+        "compared."
     )
 
 
-def _difference(entry: ScheduleEvaluation) -> str:
-    paired = entry.nll_difference
+def _perplexity(entry: ScheduleEvaluation) -> str:
+    interval = entry.scores.gen_ppl_ci95
+    return f"{entry.scores.gen_ppl:.1f}" + ("" if interval is None else "\n[{:.1f}, {:.1f}]".format(*interval))
+
+
+def _entropy(entry: ScheduleEvaluation) -> str:
+    error = entry.scores.entropy_se
+    return f"{entry.scores.entropy:.2f}" + ("" if error is None else f" ± {error:.2f}")
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _protocol(name: str) -> str:
+    return {"ids": "", "retokenized": ", texts encoded anew", "published": ", published protocol"}[name]
+
+
+def _difference(entry: ScheduleEvaluation, paired: PairedDifference | None, reference: str) -> str:
+    if entry.name == reference:
+        return "reference"
     if paired is None:
-        return "unknown: one sample"
+        return "unknown: one sample" if entry.nll_difference is None else "no such entropy"
     verdict = "\nwithin noise" if paired.within_noise else ""
     return f"{paired.difference:+.3f}\n[{paired.low:+.3f}, {paired.high:+.3f}]{verdict}"
 

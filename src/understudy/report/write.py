@@ -10,6 +10,7 @@ from understudy.environment import describe_environment
 from understudy.evaluation import Comparison, ScheduleEvaluation
 from understudy.report.comparison_figure import render_comparison
 from understudy.report.comparison_page import render_page
+from understudy.saved_samples import written_by
 from understudy.whole_files import make_folder, write_bytes, write_together
 
 NUMBERS, PICTURE, PAGE = "comparison.json", "comparison.png", "samples.html"
@@ -63,8 +64,8 @@ def _recorded(command: str | None, environment: Mapping[str, Any]) -> dict[str, 
 
 
 def _slug(index: int, entry: ScheduleEvaluation) -> str:
-    """A file name of the entry's own: its name where that is plain, numbered so that none meet."""
-    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in entry.name)
+    """A file name of the entry's own: its label where that is plain, numbered so that none meet."""
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in entry.label)
     return f"{index}-{'-'.join(part for part in plain.split('-') if part)[:60]}"
 
 
@@ -72,6 +73,6 @@ def _sample_lines(entry: ScheduleEvaluation, tokenizer: Any) -> bytes:
     lines = []
     for ids, keys in zip(entry.result.tokens.tolist(), entry.result.written_by().tolist(), strict=True):
         text = tokenizer.decode(ids, skip_special_tokens=True)
-        row = {"text": text, "token_ids": ids, "written_by": "".join(key or "." for key in keys)}
+        row = {"text": text, "token_ids": ids, "written_by": written_by(keys)}
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     return "".join(lines).encode()

@@ -1,0 +1,177 @@
+"""What is to be compared: schedules, temperatures, seeds and judge, checked before any model runs.
+
+Sample i of every schedule and temperature shares its reveal plan and uniforms with sample i of the others. n samples
+of each of S seeds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, Literal, TypeAlias, Unpack, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.denoisers import Denoiser
+from understudy.errors import SettingError
+from understudy.evaluation.judging import Judge
+from understudy.evaluation.scores import Scoring
+from understudy.reveal import RevealPlan
+from understudy.sampling import SamplingOptions, SamplingTask
+from understudy.schedule import ModelSchedule
+
+Stage: TypeAlias = Literal["waiting", "sampling", "judging", "looking up", "done"]
+Schedules: TypeAlias = Mapping[str, ModelSchedule | str] | Sequence[ModelSchedule | str]
+
+
+@dataclass(frozen=True)
+class ComparisonProgress:
+    """How far one schedule has come. `num_passes` is exact, and known before the first pass.
+
+    name: the label of the schedule's entry. stage: "looking up" is the search for n-grams in the training text.
+    """
+
+    name: str
+    schedule: ModelSchedule
+    stage: Stage
+    samples_done: int
+    num_samples: int
+    passes_done: int
+    num_passes: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One schedule at one temperature, with the samples of all seeds, seed by seed, as one task."""
+
+    name: str
+    label: str
+    temperature: float
+    task: SamplingTask
+
+    def progress(self, stage: Stage, *, open_samples: int = 0, passes: int | None = None) -> ComparisonProgress:
+        """A record of this cell; all passes made unless told otherwise."""
+        total, done = self.task.plan.num_samples, self.task.num_passes if passes is None else passes
+        return ComparisonProgress(
+            self.label, self.task.schedule, stage, total - open_samples, total, done, self.task.num_passes
+        )
+
+
+@dataclass(frozen=True)
+class ComparisonTask:
+    """A checked comparison: everything that is to be sampled and judged, and how."""
+
+    denoisers: Mapping[str, Denoiser]
+    cells: tuple[Cell, ...]
+    seeds: tuple[int, ...]
+    judge: Judge
+    scoring: Scoring
+    tokenizer: Any
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def create(
+        cls,
+        denoisers: Mapping[str, Denoiser],
+        schedules: Schedules,
+        judge: Judge,
+        *,
+        temperatures: Sequence[float] | None = None,
+        seeds: Sequence[int] | None = None,
+        scoring: Scoring | None = None,
+        tokenizer: Any = None,
+        **options: Unpack[SamplingOptions],
+    ) -> "ComparisonTask":
+        """Check a comparison and draw its plans; arguments and errors as `compare_schedules`."""
+        named = _named(schedules)
+        settings = {name: _plain(value) for name, value in options.items() if name != "template"}
+        heats = _several("temperature", temperatures, options.pop("temperature", 1.0))
+        all_seeds = _several("seed", seeds, options.pop("seed", 0))
+        scoring = Scoring() if scoring is None else scoring
+        tokenizer = judge.tokenizer if tokenizer is None else tokenizer
+        tasks = _tasks(denoisers, named, heats, all_seeds, options)
+        cells = tuple(
+            Cell(name, name if len(heats) == 1 else f"{name} at T={heat:g}", heat, task)
+            for (heat, name), task in tasks.items()
+        )
+        plan = cells[0].task.plan
+        scoring.check(tokenizer=tokenizer, num_samples=plan.num_samples, length=plan.length)
+        if scoring.protocol == "published" and (plan.reveal_step < 0).any():
+            raise SettingError("the published protocol scores whole texts; sample without given tokens, or change it")
+        settings |= {"temperatures": list(heats), "seeds": list(all_seeds), "protocol": scoring.protocol}
+        return cls(denoisers, cells, all_seeds, judge, scoring, tokenizer, settings)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of each cell, n·S."""
+        return self.cells[0].task.plan.num_samples
+
+    def part(self, first: int, last: int) -> "ComparisonTask":
+        """The same for samples `first` to before `last` of every cell."""
+        rows = slice(first, last)
+        plans = {
+            id(plan): _rows_of(plan, rows) for plan in (cell.task.plan for cell in self.cells)
+        }  # shared, as before
+        cells = []
+        for cell in self.cells:
+            task = replace(cell.task, template=cell.task.template[rows], plan=plans[id(cell.task.plan)])
+            cells.append(replace(cell, task=task))
+        return replace(self, cells=tuple(cells))
+
+
+def _named(schedules: Schedules) -> dict[str, ModelSchedule | str]:
+    named = dict(schedules) if isinstance(schedules, Mapping) else {str(item): item for item in schedules}
+    if not named or len(named) != len(schedules):
+        raise SettingError(f"{len(schedules)} schedules with {len(named)} names are given; give one or more, each once")
+    return named
+
+
+def _several(what: str, values: Sequence[Any] | None, default: Any) -> tuple[Any, ...]:
+    found = (default,) if values is None else tuple(values)
+    if not found or len(set(found)) != len(found):
+        raise SettingError(f"{len(found)} values of {what} are given, {len(set(found))} different; give each once")
+    return found
+
+
+def _tasks(
+    denoisers: Mapping[str, Denoiser],
+    named: Mapping[str, ModelSchedule | str],
+    temperatures: Sequence[float],
+    seeds: Sequence[int],
+    options: Mapping[str, Any],
+) -> dict[tuple[float, str], SamplingTask]:
+    """A task for every temperature and schedule. Those of equal steps share one plan: it is most of their memory."""
+    shared: dict[int, tuple[NDArray[np.int64], RevealPlan]] = {}
+    tasks = {}
+    for heat, (name, schedule) in product(temperatures, named.items()):
+        own = cast(SamplingOptions, {**options, "temperature": heat, "seed": seeds[0]})
+        task = SamplingTask.create(denoisers, schedule, **own)
+        steps = task.schedule.num_steps
+        if steps not in shared:
+            others = [_redrawn(task, seed) for seed in seeds[1:]]
+            shared[steps] = np.tile(task.template, (len(seeds), 1)), _pooled([task.plan, *others])
+        template, plan = shared[steps]
+        tasks[heat, name] = replace(task, template=template, plan=plan)
+    return tasks
+
+
+def _redrawn(task: SamplingTask, seed: int) -> RevealPlan:
+    is_free = task.template == task.mask_id
+    return RevealPlan.draw(is_free, task.plan.times, task.noise, seed=seed, first_index=task.first_index)
+
+
+def _pooled(plans: Sequence[RevealPlan]) -> RevealPlan:
+    if len(plans) == 1:
+        return plans[0]
+    steps, uniforms = ([getattr(plan, name) for plan in plans] for name in ("reveal_step", "uniforms"))
+    return RevealPlan(plans[0].times, np.concatenate(steps), np.concatenate(uniforms))
+
+
+def _rows_of(plan: RevealPlan, rows: slice) -> RevealPlan:
+    """The plan of some of the samples; each is what it was."""
+    return RevealPlan(plan.times, plan.reveal_step[rows], plan.uniforms[rows])
+
+
+def _plain(value: Any) -> Any:
+    is_array = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
+    return np.asarray(value).tolist() if is_array else value
