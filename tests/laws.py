@@ -34,22 +34,24 @@ def ancestral_law(denoisers, schedule, template, noise="loglinear", t_end=0.0):
     steps = [*zip(schedule.steps(), reveals, strict=True), *([(schedule.segments[-1].key, 1.0)] if t_end > 0 else [])]
     canvases = {tuple(template): 1.0}
     for key, reveal in steps:
-        model = denoisers[key]
-        following = defaultdict(float)
-        for canvas, mass in canvases.items():
-            probs = torch.softmax(model.logits(torch.tensor([canvas]))[0], -1).tolist()
-            choices = [
-                [(token, 1.0)]
-                if token != model.mask_id
-                else [(model.mask_id, 1 - reveal)] + [(v, reveal * p) for v, p in enumerate(probs) if p > 0]
-                for token, probs in zip(canvas, probs, strict=True)
-            ]
-            for combination in product(*choices):
-                following[tuple(token for token, _ in combination)] += mass * float(
-                    np.prod([p for _, p in combination])
-                )
-        canvases = {canvas: mass for canvas, mass in following.items() if mass > 0}
+        canvases = after_step(canvases, denoisers[key], reveal)
     return canvases
+
+
+def after_step(canvases, model, reveal):
+    """{canvas: probability} after a step: every masked position independently takes v with reveal·p(v), or stays."""
+    following = defaultdict(float)
+    for canvas, mass in canvases.items():
+        probs = torch.softmax(model.logits(torch.tensor([canvas]))[0], -1).tolist()
+        choices = [
+            [(token, 1.0)]
+            if token != model.mask_id
+            else [(model.mask_id, 1 - reveal)] + [(v, reveal * p) for v, p in enumerate(row) if p > 0]
+            for token, row in zip(canvas, probs, strict=True)
+        ]
+        for combination in product(*choices):
+            following[tuple(token for token, _ in combination)] += mass * float(np.prod([p for _, p in combination]))
+    return {canvas: mass for canvas, mass in following.items() if mass > 0}
 
 
 def chi_square_p_value(tokens, law):
@@ -103,3 +105,21 @@ class TableDenoiser:
 
     def encode_time(self, t):
         return t
+
+
+def exact_step_divergence(denoisers, num_steps, template=None, noise="loglinear"):
+    """D_k (N,) of model L against H's own trajectories, by enumeration, from the definition."""
+    heavy, light = denoisers["H"], denoisers["L"]
+    law = noise_schedule(noise)
+    canvases = {tuple([heavy.mask_id] * heavy.max_length if template is None else template): 1.0}
+    found = []
+    for before, after in pairwise(law.grid(num_steps)):
+        reveal = law.reveal_prob(float(before), float(after))
+        total = 0.0
+        for canvas, mass in canvases.items():
+            p, q = (torch.softmax(model.logits(torch.tensor([canvas]))[0], -1) for model in (heavy, light))
+            terms = torch.where(p > 0, p * (p.log() - q.log()), 0.0).sum(-1)
+            total += mass * float(terms[torch.tensor(canvas) == heavy.mask_id].sum())
+        found.append(reveal * total)
+        canvases = after_step(canvases, heavy, reveal)
+    return np.array(found)

@@ -21,12 +21,12 @@ HEAVY = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "matpl
 # Every row may import from the rows above it, and from its own package; modules of one row know nothing of each other.
 LAYERS = (
     ("errors", "environment", "driving"),
-    ("schedule", "noise", "whole_files", "quiet"),
+    ("schedule", "noise", "whole_files", "quiet", "text_runs", "record_journal"),
     ("reveal", "hub"),
     ("flops", "tokenizer_files"),
     ("denoisers",),
     ("sampling",),
-    ("metrics", "saved_samples", "costs", "checkpoint", "data"),
+    ("metrics", "saved_samples", "costs", "checkpoint", "data", "importance"),
     ("training", "evaluation"),
     ("report", "demo"),
     ("cli",),

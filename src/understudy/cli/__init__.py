@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import typer
 
 from understudy import __version__
+from understudy.cli.analyze import analyze_command
 from understudy.cli.bench import bench_command
 from understudy.cli.demo import demo_command
 from understudy.cli.evaluate import evaluate_command
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo_command,
     "sample": sample_command,
     "evaluate": evaluate_command,
+    "analyze": analyze_command,
     "flops": flops_command,
     "bench": bench_command,
     "prepare": prepare_command,
@@ -145,6 +147,5 @@ def _fail_if_out_of_memory(error: MemoryError | RuntimeError) -> NoReturn:
     is_named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if not is_named and "can't allocate memory" not in str(error):
         raise error
-    size = re.search(r"allocate (\d+(?:\.\d+)?)\.?\s?(\w+)", str(error))
     wanted = f" ({size[1]} {size[2]} more were needed)" if size else ""
     _fail(f"out of memory{wanted}; take a smaller --batch-size, --length or --num-samples", 1)

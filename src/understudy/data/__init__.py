@@ -8,6 +8,7 @@ something is read with them.
 
 from understudy.data.corpus import DocumentSource, TextSource
 from understudy.data.detokenization import detokenize_lm1b
+from understudy.data.held_out import held_out_blocks
 from understudy.data.packing import PrepareSettings
 from understudy.data.preparation import PrepareProgress, prepare
 from understudy.data.token_blocks import Manifest, Shard, SplitSummary, TokenBlocks, load_blocks_tokenizer
@@ -26,6 +27,7 @@ __all__ = [
     "TokenBlocks",
     "Vocabulary",
     "detokenize_lm1b",
+    "held_out_blocks",
     "load_blocks_tokenizer",
     "load_tokenizer",
     "prepare",

@@ -88,6 +88,11 @@ def bundled_paths() -> dict[str, Path]:
     return paths
 
 
+def bundled_held_out() -> Path:
+    """Text that the bundled pair has never seen, made up by the bundled judge (`recipes/held_out.py`)."""
+    return bundled_paths()["heavy"].parent / "held-out.txt"
+
+
 def bundled_models() -> ModelSet:
     """Load the bundled pair, H and L."""
     paths = bundled_paths()

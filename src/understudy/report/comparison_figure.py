@@ -1,19 +1,14 @@
-"""The picture of a comparison: quality against cost, or against entropy, and who makes which steps.
+"""The picture of a comparison: quality against cost, or against entropy, and who makes which steps."""
 
-Drawn on a canvas of its own, through matplotlib's objects: nothing global is touched, no display is needed.
-"""
+from typing import TYPE_CHECKING
 
-import io
-from typing import TYPE_CHECKING, Any
-
-from understudy.errors import SettingError
 from understudy.evaluation import Comparison, ScheduleEvaluation
 from understudy.report.authorship import model_colours
+from understudy.report.canvas import GRID, INK, PAPER, clean, new_figure, png_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-INK, PAPER, GRID = "#22262B", "#FFFFFF", "#D9DDE2"
 # Told apart with every common form of colour blindness, and by their markers without colour.
 LINES = ("#22262B", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -22,20 +17,12 @@ DODGE = 0.012  # relative cost; points closer than this are moved so far apart
 
 def render_comparison(comparison: Comparison) -> bytes:
     """Give the picture as PNG: with several temperatures, quality against entropy. SettingError without matplotlib."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise SettingError("pictures need matplotlib: pip install 'understudy[plot]'") from error
     rows = len(comparison.schedules)
-    figure = Figure(figsize=(11, max(4.2, 2.4 + 0.42 * rows)), facecolor=PAPER, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure((11, max(4.2, 2.4 + 0.42 * rows)))
     quality, strips = figure.subplots(1, 2, width_ratios=(1.15, 1))
     (_draw_quality if len(comparison.temperatures) == 1 else draw_frontier)(quality, comparison)
     _draw_strips(strips, comparison)
-    buffer = io.BytesIO()
-    canvas.print_figure(buffer, format="png", dpi=160, metadata={"Software": "understudy"})
-    return buffer.getvalue()
+    return png_bytes(figure)
 
 
 def _draw_quality(axes: "Axes", comparison: Comparison) -> None:
@@ -58,7 +45,7 @@ def _draw_quality(axes: "Axes", comparison: Comparison) -> None:
     axes.set_ylabel("judge perplexity (lower: less surprising)")
     scores = comparison.reference.scores
     axes.set_title(f"Quality against cost ({scores.num_samples} samples each, bars: 95 %)", loc="left", fontsize=10.5)
-    _clean(axes)
+    clean(axes)
 
 
 def draw_frontier(axes: "Axes", comparison: Comparison) -> None:
@@ -100,7 +87,7 @@ def draw_frontier(axes: "Axes", comparison: Comparison) -> None:
         f"Quality against entropy ({scores.num_samples} samples each, bars: 95 %)", loc="left", fontsize=10.5
     )
     axes.legend(frameon=False, fontsize=9)
-    _clean(axes)
+    clean(axes)
 
 
 def _bounds(entry: ScheduleEvaluation) -> tuple[float, float]:
@@ -164,17 +151,9 @@ def _draw_strips(axes: "Axes", comparison: Comparison) -> None:
     ]
     patches = [Patch(color=colours[key], label=_role(key)) for key in used]
     axes.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=len(used), frameon=False)
-    _clean(axes)
+    clean(axes)
     axes.spines["left"].set_visible(False)
 
 
 def _role(key: str) -> str:
     return {"H": "H, heavy", "L": "L, light"}.get(key, key)
-
-
-def _clean(axes: Any) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(GRID)
-    axes.tick_params(colors=INK, labelsize=9)

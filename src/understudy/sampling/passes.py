@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from understudy.denoisers.protocol import Denoiser, Positions
 from understudy.sampling.draw import draw
 from understudy.sampling.queue import Pass
 from understudy.sampling.task import SamplingTask
@@ -34,16 +35,21 @@ class EagerPasses:
     @torch.inference_mode()
     def make(self, batch: Pass) -> None:
         """Reveal one batch on the canvas."""
-        task, device = self.task, self.canvas.device
-        model = task.denoisers[batch.key]
-        samples = self._put(batch.samples)
-        rows, cols = self._put(batch.where.rows), self._put(batch.where.cols)
-        times = torch.from_numpy(task.plan.times[batch.steps]) if model.uses_time else None
-        logits = model.logits(self.canvas[samples].to(model.device), times, batch.where).to(device)
+        self.reveal(batch, self.look(self.task.denoisers[batch.key], batch, batch.where))
+
+    def look(self, model: Denoiser, batch: Pass, where: Positions) -> torch.Tensor:
+        """Logits (R, V) that a model gives for the batch's sequences as they are now, on the canvas's device."""
+        times = torch.from_numpy(self.task.plan.times[batch.steps]) if model.uses_time else None
+        xt = self.canvas[self._put(batch.samples)]
+        return model.logits(xt.to(model.device), times, where).to(self.canvas.device)
+
+    def reveal(self, batch: Pass, logits: torch.Tensor) -> None:
+        """Draw the batch's tokens from logits (R, V) at its positions, and write them on the canvas."""
+        task = self.task
         tokens, is_finite = draw(
             logits, self._put(batch.uniforms), task.mask_id, temperature=task.temperature, top_p=task.top_p
         )
-        self.canvas[samples[rows], cols] = tokens
+        self.canvas[self._put(batch.samples[batch.where.rows]), self._put(batch.where.cols)] = tokens
         self.is_healthy &= is_finite
 
     def _put(self, array: NDArray[Scalar]) -> torch.Tensor:

@@ -1,0 +1,231 @@
+"""What an analysis found, as values and as a file.
+
+Shapes: T times, N steps, M models besides the reference, B bins of steps, L length.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.errors import DataError, SettingError
+from understudy.schedule import ModelSchedule
+from understudy.whole_files import read_json, write_json
+
+FORMAT = "understudy-importance-1"
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Estimates over time (T,) with their standard errors (T,), which are over held-out blocks."""
+
+    mean: Floats
+    error: Floats
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Lists for JSON."""
+        return {"mean": self.mean.tolist(), "error": self.error.tolist()}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Curve":
+        """Inverse of `to_dict`."""
+        return cls(np.array(content["mean"], dtype=np.float64), np.array(content["error"], dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class HeldOutCurves:
+    """Models on held-out text that is noised to times t.
+
+    times: (T,), ascending in (0, 1). mask_prob: (T,), the share of masked tokens. By model key, in nats per masked
+    token unless said otherwise: cross_entropy, of every model; and, of every model but the reference, gap (its
+    cross-entropy less the reference's), kl (reference ‖ model), reverse_kl (model ‖ reference), agreement (share of
+    masked tokens whose most likely token is the same). bound: the negative ELBO of each model in nats per token of the
+    sequence, with its standard error. num_blocks, length: of the text.
+    """
+
+    times: Floats
+    mask_prob: Floats
+    cross_entropy: Mapping[str, Curve]
+    gap: Mapping[str, Curve]
+    kl: Mapping[str, Curve]
+    reverse_kl: Mapping[str, Curve]
+    agreement: Mapping[str, Curve]
+    bound: Mapping[str, tuple[float, float]]
+    num_blocks: int
+    length: int
+
+    def kl_per_sequence(self, key: str) -> Curve:
+        """KL(reference ‖ model) summed over masked tokens, in nats per token of the sequence: t·KL with 1 − α = t."""
+        curve = self.kl[key]
+        return Curve(self.mask_prob * curve.mean, self.mask_prob * curve.error)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        curves = {
+            name: {key: curve.to_dict() for key, curve in getattr(self, name).items()} for name in _HELD_OUT_CURVES
+        }
+        return {
+            "times": self.times.tolist(),
+            "mask_prob": self.mask_prob.tolist(),
+            **curves,
+            "bound": {key: list(pair) for key, pair in self.bound.items()},
+            "num_blocks": self.num_blocks,
+            "length": self.length,
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "HeldOutCurves":
+        """Inverse of `to_dict`."""
+        curves = {
+            name: {key: Curve.from_dict(curve) for key, curve in content[name].items()} for name in _HELD_OUT_CURVES
+        }
+        return cls(
+            times=np.array(content["times"], dtype=np.float64),
+            mask_prob=np.array(content["mask_prob"], dtype=np.float64),
+            bound={key: (float(pair[0]), float(pair[1])) for key, pair in content["bound"].items()},
+            num_blocks=int(content["num_blocks"]),
+            length=int(content["length"]),
+            **curves,
+        )
+
+
+_HELD_OUT_CURVES = ("cross_entropy", "gap", "kl", "reverse_kl", "agreement")
+
+
+@dataclass(frozen=True)
+class PathDivergence:
+    """Path KL of every step on the reference's own trajectories, in nats per sequence.
+
+    With P the law of trajectories under the reference and Q under a schedule, KL(P ‖ Q) is the sum over the steps that
+    another model makes of D_k = r_k · E_{x ~ P at t_k} Σ_{i masked} KL(p_ref(·|x, i) ‖ p_model(·|x, i)), r_k being the
+    probability that a masked token is revealed. No law of the samples alone can lie further apart than that.
+
+    name: what was given ("unconditional", "prefix 32"). keys: the M models. per_step: (M, N), D_k estimated without
+    bias. bins: (B + 1,), steps at which the bins begin and end. bin_means: (M, B), nats per sequence and bin;
+    covariance: (M·B, M·B), of these means, model by model.
+    """
+
+    name: str
+    num_steps: int
+    length: int
+    free_positions: int
+    num_samples: int
+    keys: tuple[str, ...]
+    per_step: Floats
+    bins: NDArray[np.int64]
+    bin_means: Floats
+    covariance: Floats
+
+    def path_kl(self, schedule: ModelSchedule) -> tuple[float, float]:
+        """KL(P ‖ Q) of a schedule over as many steps, and its standard error over samples.
+
+        Keys that are not in `keys` count as the reference. SettingError where the numbers of steps differ.
+        """
+        if schedule.num_steps != self.num_steps:
+            raise SettingError(
+                f"the schedule has {schedule.num_steps} steps, the analysis {self.num_steps}; resize one of them"
+            )
+        steps = np.array(schedule.steps())
+        taken = np.array([steps == key for key in self.keys])  # (M, N)
+        shares = np.add.reduceat(taken, self.bins[:-1], axis=1) / np.diff(self.bins)
+        weights = shares.ravel()
+        return float((taken * self.per_step).sum()), float(np.sqrt(weights @ self.covariance @ weights))
+
+    def smooth(self, num_steps: int | None = None) -> Floats:
+        """D_k of any number of steps (M, N'), in nats per sequence, with the noise of single steps smoothed away.
+
+        Linear between the bins' centres, level beyond the first and last of them; over another number of steps the
+        density in time stays, which is exact for small steps.
+        """
+        count = self.num_steps if num_steps is None else num_steps
+        centres = (self.bins[:-1] + self.bins[1:]) / 2 / self.num_steps
+        density = self.bin_means / np.diff(self.bins) * self.num_steps
+        where = (np.arange(count) + 0.5) / count
+        return np.array([np.interp(where, centres, row) for row in density]) / count
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        arrays = {name: value.tolist() for name, value in values.items() if isinstance(value, np.ndarray)}
+        return {**values, **arrays, "keys": list(self.keys)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "PathDivergence":
+        """Inverse of `to_dict`."""
+        fields: dict[str, Any] = {name: content[name] for name in cls.__dataclass_fields__}
+        for name in ("per_step", "bin_means", "covariance"):
+            fields[name] = np.array(fields[name], dtype=np.float64)
+        return cls(**{**fields, "keys": tuple(fields["keys"]), "bins": np.array(fields["bins"], dtype=np.int64)})
+
+
+@dataclass(frozen=True)
+class Importance:
+    """All that an analysis found. `reference` is the key of the model that the others are held against.
+
+    models: by key, the reference first, where each came from and its `shape` (width, blocks, vocab_size) or None.
+    held_out: None where there was no text. paths: one for each condition, unconditional first. settings, command,
+    environment: how it was made.
+    """
+
+    reference: str
+    models: Mapping[str, Mapping[str, Any]]
+    noise: str
+    held_out: HeldOutCurves | None
+    paths: tuple[PathDivergence, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    command: str | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def path(self, name: str | None = None) -> PathDivergence:
+        """Give the path divergence of a condition, the first unless named. SettingError where it was not measured."""
+        if not self.paths:
+            raise SettingError("the importance file holds no trajectories; analyze again with --num-samples above 0")
+        found = [path for path in self.paths if name is None or path.name == name]
+        if not found:
+            known = ", ".join(repr(path.name) for path in self.paths)
+            raise SettingError(f"condition {name!r} was not measured, only {known}; choose one of them")
+        return found[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "format": FORMAT,
+            "command": self.command,
+            "reference": self.reference,
+            "models": {key: dict(model) for key, model in self.models.items()},
+            "noise": self.noise,
+            "held_out": None if self.held_out is None else self.held_out.to_dict(),
+            "paths": [path.to_dict() for path in self.paths],
+            "settings": dict(self.settings),
+            "environment": dict(self.environment),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, whole or not at all."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Importance":
+        """Read a file. DataError where it is missing, damaged or something else."""
+        mend = f"write one by `understudy analyze --output {path}`"
+        content = read_json(Path(path), mend=mend)
+        if content.get("format") != FORMAT:
+            raise DataError(f"{str(path)!r} is no importance file ({FORMAT}); {mend}")
+        try:
+            held_out = content["held_out"]
+            return cls(
+                reference=content["reference"],
+                models=content["models"],
+                noise=content["noise"],
+                held_out=None if held_out is None else HeldOutCurves.from_dict(held_out),
+                paths=tuple(PathDivergence.from_dict(entry) for entry in content["paths"]),
+                settings=content["settings"],
+                command=content["command"],
+                environment=content["environment"],
+            )
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise DataError(f"{str(path)!r} is a damaged importance file ({error!r}); {mend}") from error
