@@ -28,6 +28,7 @@ LAYERS = (
     ("sampling",),
     ("metrics", "saved_samples", "costs", "checkpoint", "data", "importance"),
     ("training", "evaluation"),
+    ("search",),
     ("report", "demo"),
     ("cli",),
     ("__main__",),

@@ -17,6 +17,7 @@ from understudy.cli.evaluate import evaluate_command
 from understudy.cli.flops import flops_command
 from understudy.cli.prepare import prepare_command
 from understudy.cli.sample import sample_command
+from understudy.cli.search import search_command
 from understudy.cli.train import train_command
 from understudy.errors import UnderstudyError
 
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "analyze": analyze_command,
     "flops": flops_command,
     "bench": bench_command,
+    "search": search_command,
     "prepare": prepare_command,
     "train": train_command,
 }
@@ -147,5 +149,6 @@ def _fail_if_out_of_memory(error: MemoryError | RuntimeError) -> NoReturn:
     is_named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if not is_named and "can't allocate memory" not in str(error):
         raise error
+    size = re.search(r"allocate (\d+(?:\.\d+)?)\.?\s?(\w+)", str(error))
     wanted = f" ({size[1]} {size[2]} more were needed)" if size else ""
     _fail(f"out of memory{wanted}; take a smaller --batch-size, --length or --num-samples", 1)

@@ -1,0 +1,94 @@
+"""What can be read from a search, in a few sentences: what terminal and page say alike."""
+
+from understudy.schedule import ModelSchedule
+from understudy.search import PlannerRank, RankCorrelation, SearchEntry, SearchResult
+
+
+def summarise_search(result: SearchResult) -> str:
+    """Say which schedule is best, what ties with it, where the planner's stands, and how predictions did."""
+    parts = [_best(result), _planner(result), _dropped(result)]
+    return " ".join(part for part in parts if part)
+
+
+def shown_ranks(entry: SearchEntry) -> str:
+    """Its tie's ranks, such as 2-5; a single one where nothing ties; a dash where it is not ranked."""
+    return "–" if entry.rank_range is None else _range(entry.rank_range)
+
+
+def short_schedule(schedule: ModelSchedule) -> str:
+    """Its notation, or for more than eight runs of steps the first few and how many there are."""
+    runs = schedule.segments
+    return str(schedule) if len(runs) <= 8 else f"{','.join(map(str, runs[:4]))},… ({len(runs)} runs)"
+
+
+def _best(result: SearchResult) -> str:
+    ranked = result.ranked
+    if not ranked:
+        return "Nothing was searched."
+    best, *others = ranked
+    paired = best.nll_difference
+    tied = sum(entry.is_within_noise_of_best for entry in others)
+    figures = (
+        f"{paired.difference:+z.3f} nats per token ({paired.low:+z.3f} to {paired.high:+z.3f}) to {result.reference}"
+    )
+    if not others:
+        return f"{short_schedule(best.schedule)} is the only schedule of its cost: {figures}."
+    if not tied:
+        verdict = f"all {len(others)} others are worse beyond noise" if len(others) > 1 else "the other one is worse"
+        return f"Best is {short_schedule(best.schedule)}, {figures}; {verdict}.{_dullness(best)}"
+    which = f"all {tied}" if tied == len(others) else f"{tied} of {len(others)}"
+    verb = "cannot be told from it: within noise, which does not mean equal" if tied > 1 else "cannot be told from it"
+    which_others = f"{which} other{'s' if len(others) > 1 else ''}"
+    return f"First is {short_schedule(best.schedule)}, {figures}, but {which_others} {verb}.{_dullness(best)}"
+
+
+def _dullness(best: SearchEntry) -> str:
+    change = best.entropy_difference
+    if change.high >= 0:
+        return ""
+    loss = f"{-change.difference:.3f} nats of entropy"
+    return f" Its samples are duller than the reference's, by {loss}, which a judge likes."
+
+
+def _planner(result: SearchResult) -> str:
+    planner, correlations = result.planner, result.correlations
+    standing = "" if planner is None else _standing(planner)
+    if correlations is None:
+        return standing
+    agreement = (
+        f"over {correlations.num_schedules} schedules predicted path KL and measured quality have rank correlation "
+        f"{_correlation('ρ', correlations.spearman)}, {_correlation('τ', correlations.kendall_tau_b)}."
+    )
+    return f"{standing[:-1]}; {agreement}" if standing else f"O{agreement[1:]}"
+
+
+def _standing(planner: PlannerRank) -> str:
+    name = "The planner's schedule" if planner.source == "plan" else "The schedule of least predicted path KL,"
+    name += f" {short_schedule(ModelSchedule.parse(planner.schedule))}" + ("" if planner.source == "plan" else ",")
+    if planner.rank is None or planner.rank_range is None:
+        return f"{name} is of another cost than those searched, and so has no rank."
+    tie = "" if planner.rank_range[0] == planner.rank_range[1] else f" (tie {_range(planner.rank_range)})"
+    predicted = "" if planner.predicted_rank is None else f" and {planner.predicted_rank} by predicted path KL"
+    return f"{name} ranks {planner.rank}{tie} of {planner.num_ranked} by quality{predicted}."
+
+
+def _correlation(symbol: str, correlation: RankCorrelation) -> str:
+    if correlation.value is None or correlation.ci95 is None:
+        return f"{symbol} undefined"
+    return f"{symbol} = {correlation.value:.2f} ({correlation.ci95[0]:.2f} to {correlation.ci95[1]:.2f})"
+
+
+def _dropped(result: SearchResult) -> str:
+    dropped = [entry.dropped for entry in result.ranked if entry.dropped is not None]
+    if not dropped:
+        return ""
+    rounds = sorted({drop.round for drop in dropped})
+    counts = ", ".join(
+        f"{sum(drop.round == number for drop in dropped)} after {result.rounds[number - 1]} samples"
+        for number in rounds
+    )
+    return f"Halving by the rule {dropped[0].rule} dropped {counts}."
+
+
+def _range(ranks: tuple[int, int]) -> str:
+    return str(ranks[0]) if ranks[0] == ranks[1] else f"{ranks[0]}-{ranks[1]}"

@@ -1,0 +1,53 @@
+"""Measuring one schedule on some samples: the part of a search that runs models."""
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+from understudy import metrics
+from understudy.evaluation import Judge
+from understudy.sampling import SamplingTask, sample_steps
+from understudy.schedule import ModelSchedule
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is measured and journalled at once: samples first … end − 1 of one schedule."""
+
+    schedule: ModelSchedule
+    first: int
+    end: int
+
+    @property
+    def name(self) -> str:
+        """Its name in the journal."""
+        return f"{self.schedule} {self.first}:{self.end}"
+
+
+def measure(task: SamplingTask, judge: Judge, judge_batch_size: int) -> Generator[int, None, dict[str, Any]]:
+    """Sample and judge one unit; yields the number of sequences in each pass, returns plain values.
+
+    These are nll_sums, counts, entropies, each a list over samples; nfe by key; seconds. Tokens that were given are
+    context and count nowhere. ModelError where a model or the judge returns no usable number.
+    """
+    started = time.perf_counter()
+    steps = sample_steps(task)
+    while True:
+        try:
+            record = next(steps)
+        except StopIteration as stop:
+            result = stop.value
+            break
+        yield len(record.samples)
+    free = result.reveal_step >= 0
+    rows = metrics.sample_rows(result.tokens)
+    nlls = metrics.token_nlls(judge.model, rows, batch_size=judge_batch_size, scored=free)
+    written = [row[keep] for row, keep in zip(rows, free, strict=True)]
+    return {
+        "nll_sums": [float(values.sum()) for values in nlls],
+        "counts": [len(values) for values in nlls],
+        "entropies": metrics.token_entropy(written).tolist(),
+        "nfe": result.nfe,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
