@@ -1,5 +1,6 @@
 """What README and the docs show a reader is true: code runs, options exist, files are there, figures have a source."""
 
+import importlib.util
 import json
 import re
 import sys
@@ -228,6 +229,16 @@ def test_what_a_page_says_is_what_its_source_holds(source):
 def test_every_source_that_the_readme_names_is_held_against_it():
     named = set(re.findall(r"`results/([\w.-]+)`", README.read_text(encoding="utf-8")))
     assert named <= STATEMENTS.keys(), "say in STATEMENTS what the README reads from it"
+
+
+def test_the_tables_of_the_performance_page_are_their_files():
+    path = ROOT / "benchmarks" / "performance_tables.py"
+    spec = importlib.util.spec_from_file_location("performance_tables", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert module.speed_table() in page
+    assert module.parts_table() in page
 
 
 def test_the_model_card_is_its_file():
