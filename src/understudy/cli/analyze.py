@@ -19,7 +19,7 @@ from understudy.errors import SettingError
 
 if TYPE_CHECKING:
     from understudy.denoisers.model_set import ModelSet
-    from understudy.importance import AnalysisProgress, Importance
+    from understudy.importance import AnalysisProgress, AnalysisSettings, Importance
 
 Data = Annotated[
     str | None,
@@ -74,8 +74,7 @@ def analyze_command(
 
     Finished parts are kept in a file beside the output; stopped and given again, the analysis goes on.
     """
-    from understudy.importance import AnalysisSettings, analyze
-    from understudy.record_journal import RecordJournal
+    from understudy.importance import AnalysisSettings
     from understudy.whole_files import check_writable
 
     for path in (output, *([figure] if figure is not None else [])):
@@ -94,31 +93,46 @@ def analyze_command(
     )
     models = load_models(heavy, light, model, device, precision)
     text = _text(data, models, settings.length, blocks, is_own=bool(heavy or light or model))
-    source = {"data": data or "bundled", "blocks": 0 if text is None else len(text), "paths": models.paths}
-    journal_path = output.with_name(output.name + ".partial.jsonl")
-    journal = RecordJournal(journal_path, {**vars(settings), **source, "precision": precision})
-    run = analyze(
-        models.denoisers,
-        blocks=text,
-        settings=settings,
-        reference=reference,
-        models={key: {"path": path} for key, path in models.paths.items()},
-        journal=journal,
-        command=shlex.join(["understudy", *sys.argv[1:]]),
-        environment=describe_environment(),
-    )
-    importance = _drive(run)
-    importance.save(output)
+    job = {"data": data or "bundled", "blocks": len(text), "paths": models.paths, "precision": precision}
+    importance = _analyze(models, text, settings, reference, job, output)
     _draw(importance, figure)
-    journal_path.unlink(missing_ok=True)
     if as_json:
         typer.echo(json.dumps(importance.to_dict()))
     else:
         _show(Console(), importance, output, figure)
 
 
+def _analyze(
+    models: "ModelSet",
+    text: Any,
+    settings: "AnalysisSettings",
+    reference: str | None,
+    job: dict[str, Any],
+    output: Path,
+) -> "Importance":
+    """Run to the end and save; what is finished is kept beside the output until then."""
+    from understudy.importance import analyze
+    from understudy.record_journal import RecordJournal
+
+    path = output.with_name(output.name + ".partial.jsonl")
+    run = analyze(
+        models.denoisers,
+        blocks=text,
+        settings=settings,
+        reference=reference,
+        models={key: {"path": path} for key, path in models.paths.items()},
+        journal=RecordJournal(path, {**vars(settings), **job, "reference": reference}),
+        command=shlex.join(["understudy", *sys.argv[1:]]),
+        environment=describe_environment(),
+    )
+    importance = _drive(run)
+    importance.save(output)
+    path.unlink(missing_ok=True)
+    return importance
+
+
 def _text(data: str | None, models: "ModelSet", length: int | None, count: int, *, is_own: bool) -> Any:
-    """Held-out blocks: the given text, or that of the bundled pair; none for models of one's own without text."""
+    """Held-out blocks (J, L): of the given text, or that of the bundled pair. SettingError where there is neither."""
     from understudy.data import held_out_blocks
     from understudy.denoisers.model_set import bundled_held_out
 
@@ -209,7 +223,7 @@ def _show_paths(console: Console, importance: "Importance") -> None:
                 first, last = round(start * path.num_steps), round(end * path.num_steps)
                 made_by = [key if first <= step < last else importance.reference for step in range(path.num_steps)]
                 value, error = path.path_kl(ModelSchedule.from_keys(made_by))
-                cells.append(f"{value:.2f} ± {error:.2f}")
+                cells.append(f"{value:.1f} ± {error:.1f}" if value >= 10 else f"{value:.2f} ± {error:.2f}")
             table.add_row(key, *cells)
         console.print(table)
 

@@ -98,7 +98,7 @@ def flops_command(
 
     _check_positive(length=length, vocab_size=vocab_size)
     law = noise_schedule(noise)
-    costs = _read_costs(cost_table, batch_size)
+    costs = read_costs(cost_table, batch_size)
     scene = _set_scene(model or (), length, vocab_size, law, costs)
     rows = [_count(ModelSchedule.parse(text, steps), scene) for text in schedule or ["L125,H750,L125"]]
     document = {
@@ -150,7 +150,7 @@ def _count(schedule: "ModelSchedule", scene: _Scene) -> dict[str, Any]:
     return row
 
 
-def _read_costs(path: Path | None, batch_size: int | None) -> "tuple[CostTable, int] | None":
+def read_costs(path: Path | None, batch_size: int | None) -> "tuple[CostTable, int] | None":
     """The table with the batch size to read it at, its largest unless given."""
     if path is None:
         if batch_size is not None:

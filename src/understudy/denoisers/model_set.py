@@ -75,13 +75,21 @@ def load_model_set(
         raise PairingError(
             f"the models were trained on blocks that begin differently (begin token {listed}); pair others"
         )
-    return ModelSet(denoisers, tokenizers[first], {key: str(path) for key, path in paths.items()})
+    return ModelSet(denoisers, tokenizers[first], {key: _recorded(path) for key, path in paths.items()})
+
+
+def _recorded(path: str | Path) -> str:
+    """Where a model is from, for the record: of a bundled one its name, which means the same everywhere."""
+    return f"bundled {Path(path).name}" if Path(path).parent == _bundled_root() else str(path)
+
+
+def _bundled_root() -> Path:
+    return Path(str(files("understudy"))) / "assets" / "demo"
 
 
 def bundled_paths() -> dict[str, Path]:
     """Folders of the models that come with Understudy: `heavy`, `light` and `judge`."""
-    root = Path(str(files("understudy"))) / "assets" / "demo"
-    paths = {name: root / name for name in ("heavy", "light", "judge")}
+    paths = {name: _bundled_root() / name for name in ("heavy", "light", "judge")}
     for path in paths.values():
         if not (path / "model.safetensors").exists():
             raise ModelError(f"the bundled model {path.name} is missing from this installation; install it again")
@@ -90,7 +98,7 @@ def bundled_paths() -> dict[str, Path]:
 
 def bundled_held_out() -> Path:
     """Text that the bundled pair has never seen, made up by the bundled judge (`recipes/held_out.py`)."""
-    return bundled_paths()["heavy"].parent / "held-out.txt"
+    return _bundled_root() / "held-out.txt"
 
 
 def bundled_models() -> ModelSet:

@@ -1,0 +1,135 @@
+"""From an analysis to a planning problem: divergences to plan on, and costs in one convention.
+
+Shapes: M models besides the reference, N steps, K = M + 1 models, the reference first.
+"""
+
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.costs import CostTable
+from understudy.errors import DataError, SettingError
+from understudy.flops import TransformerShape, expected_step_flops, expected_step_passes
+from understudy.importance import Importance, PathDivergence
+from understudy.noise import noise_schedule
+from understudy.planning.problem import PlanningProblem
+from understudy.schedule import ModelSchedule
+
+Floats = NDArray[np.float64]
+Convention: TypeAlias = Literal["blocks", "head", "executed", "milliseconds", "steps"]
+UNITS = {
+    "blocks": "FLOPs of blocks",
+    "head": "FLOPs with head",
+    "executed": "expected FLOPs executed",
+    "milliseconds": "ms a sample",
+    "steps": "steps of the reference",
+}
+
+
+def planning_problem(
+    importance: Importance,
+    convention: Convention,
+    *,
+    steps: int | None = None,
+    condition: str | None = None,
+    costs: tuple[CostTable, int] | None = None,
+) -> PlanningProblem:
+    """Give what to plan on: smoothed path divergences and the expected cost of each step, for one sequence.
+
+    convention: "blocks" and "head", nominal FLOPs of a full pass at every step, without and with the output head;
+    "executed", those of the lazy pass times the probability that the step reveals something; "milliseconds", the same
+    probability times the pass time in `costs`, a cost table and the batch size to read it at; "steps", 1 for a step of
+    the reference and 0 for others. steps: N, that of the analysis unless given. condition: as of `Importance.path`.
+
+    SettingError where shapes or pass times of a model are missing, lengths differ, or the condition was not measured.
+    """
+    if convention not in get_args(Convention):
+        raise SettingError(f"the convention is {convention!r}; it must be one of {', '.join(get_args(Convention))}")
+    path = importance.path(condition)
+    keys = (importance.reference, *path.keys)
+    count = path.num_steps if steps is None else steps
+    if count < 1:
+        raise SettingError(f"steps is {count}; it must be at least 1")
+    smooth = np.maximum(path.smooth(count), 0.0)  # an estimate without bias can fall below
+    divergence = np.concatenate([np.zeros((1, count)), smooth]).T
+    return PlanningProblem(
+        keys, divergence, _costs(importance, path, keys, convention, count, costs), UNITS[convention]
+    )
+
+
+def model_shapes(importance: Importance) -> dict[str, TransformerShape] | None:
+    """Shapes of all models, None unless all are known. DataError where one is damaged."""
+    shapes: dict[str, TransformerShape] = {}
+    for key, model in importance.models.items():
+        content = model.get("shape")
+        if content is None:
+            return None
+        try:
+            shapes[key] = TransformerShape(**{name: int(size) for name, size in content.items()})
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DataError(
+                f"the shape of model {key} in the importance file is damaged ({error}); analyze again"
+            ) from error
+    return shapes
+
+
+def predict(path: PathDivergence, schedule: ModelSchedule) -> tuple[float, float]:
+    """Path KL of a schedule of any number of steps in nats per sequence, and its standard error, from raw estimates.
+
+    Over another number of steps than the analysis each of its steps counts by the share of its time that the schedule
+    gives to each model: divergence keeps its density in time, which is exact for small steps.
+    """
+    if schedule.num_steps == path.num_steps:
+        return path.path_kl(schedule)
+    edges = np.arange(schedule.num_steps + 1) / schedule.num_steps
+    where = np.arange(path.num_steps + 1) / path.num_steps
+    steps = np.array(schedule.steps())
+    taken = []
+    for key in path.keys:
+        time = np.concatenate([[0.0], np.cumsum(steps == key) / schedule.num_steps])
+        taken.append(np.diff(np.interp(where, edges, time)) * path.num_steps)
+    shares = np.array(taken)  # (M, N)
+    weights = (np.add.reduceat(shares, path.bins[:-1], axis=1) / np.diff(path.bins)).ravel()
+    return float((shares * path.per_step).sum()), float(np.sqrt(weights @ path.covariance @ weights))
+
+
+def _costs(
+    importance: Importance,
+    path: PathDivergence,
+    keys: tuple[str, ...],
+    convention: Convention,
+    count: int,
+    costs: tuple[CostTable, int] | None,
+) -> Floats:
+    """Expected cost of each step by each model (N, K)."""
+    if convention == "steps":
+        return np.tile(np.array([key == keys[0] for key in keys], dtype=np.float64), (count, 1))
+    noise = noise_schedule(importance.noise)
+    if convention == "milliseconds":
+        if costs is None:
+            raise SettingError("planning in milliseconds needs pass times; give a cost table of `understudy bench`")
+        table, batch_size = costs
+        check_length(table, path)
+        times = [table.pass_time(key, batch_size).per_sequence for key in keys]
+        return np.outer(expected_step_passes(count, noise, path.free_positions), times)
+    shapes = model_shapes(importance)
+    if shapes is None:
+        raise SettingError("the importance file lacks the shape of a model, so FLOPs are unknown; plan in light steps")
+    if convention == "executed":
+        each = [
+            expected_step_flops(shapes[key], count, noise, length=path.length, free_positions=path.free_positions)
+            for key in keys
+        ]
+        return np.stack(each, axis=1)
+    passes = [shapes[key].pass_flops(path.length) for key in keys]
+    return np.tile([float(cost.blocks if convention == "blocks" else cost.total) for cost in passes], (count, 1))
+
+
+def check_length(table: CostTable, path: PathDivergence) -> None:
+    """Raise SettingError where pass times are of another length than the analysis."""
+    if table.length != path.length:
+        raise SettingError(
+            f"the cost table was measured at length {table.length}, the analysis at {path.length}; measure again by "
+            f"`understudy bench --length {path.length}`"
+        )

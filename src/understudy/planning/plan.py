@@ -1,0 +1,220 @@
+"""A plan: a schedule, what it saves, what it is predicted to do to the text, and what that certifies.
+
+Shapes: N steps, P points of a curve.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from understudy.errors import DataError, UnderstudyError, one_line
+from understudy.flops import FlopsReport
+from understudy.schedule import ModelSchedule
+from understudy.whole_files import read_json, write_json
+
+FORMAT = "understudy-plan-1"
+ONE_SIDED_95 = 1.645  # standard errors
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is known of a schedule before it is run.
+
+    light_steps: steps that the reference does not make. cost, saved: in the plan's convention, for one sequence, and as
+    a share of the reference alone. path_kl, path_kl_se: nats per sequence, and the standard error over samples;
+    per_token: nats per token drawn. flops: in all conventions, None where shapes are unknown. milliseconds, time_saved:
+    of a sample, None without a cost table.
+    """
+
+    name: str
+    schedule: ModelSchedule
+    light_steps: int
+    cost: float
+    saved: float
+    path_kl: float
+    path_kl_se: float
+    per_token: float
+    flops: FlopsReport | None
+    milliseconds: float | None
+    time_saved: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "schedule": str(self.schedule), "flops": self.flops and self.flops.to_dict()}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Prediction":
+        """Inverse of `to_dict`."""
+        flops = content["flops"]
+        parsed = {
+            "schedule": ModelSchedule.parse(content["schedule"]),
+            "flops": None if flops is None else FlopsReport(**flops),
+        }
+        return cls(**{**content, **parsed})
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a path KL (nats per sequence, with its standard error) says of the texts.
+
+    P_x0 and Q_x0 being the laws of the texts of the reference alone and of the schedule, KL(P_x0 ‖ Q_x0) is at most the
+    path KL (data processing); so total variation, the most by which the probability of anything can differ, is at most
+    min(1, √(KL/2)) (Pinsker). Both hold for the true path KL; `upper` is its estimate plus 1.645 standard errors.
+    """
+
+    reference: str
+    path_kl: float
+    path_kl_se: float
+
+    @property
+    def upper(self) -> float:
+        """Upper end of the one-sided 95 % interval of the path KL."""
+        return self.path_kl + ONE_SIDED_95 * self.path_kl_se
+
+    @property
+    def total_variation(self) -> float:
+        """Pinsker's bound at the estimate, in [0, 1]."""
+        return min(1.0, math.sqrt(max(0.0, self.path_kl) / 2))
+
+    @property
+    def sentence(self) -> str:
+        """The bound in words."""
+        bound = (
+            f"KL(P_x0 || Q_x0) <= {self.path_kl:.4g} ± {self.path_kl_se:.2g} nats a sequence: the texts are no further "
+            f"than this from those of {self.reference} alone, whatever is asked of them"
+        )
+        if self.total_variation < 1:
+            return f"{bound}; nothing is more or less probable by more than {self.total_variation:.3g} (Pinsker)."
+        return f"{bound}; above 2 nats this bounds no single probability (Pinsker's bound is 1)."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            **asdict(self),
+            "path_kl_upper95": self.upper,
+            "total_variation": self.total_variation,
+            "sentence": self.sentence,
+        }
+
+
+@dataclass(frozen=True)
+class FrontierEntry:
+    """A point of the frontier: its cost and share saved, the divergence it was planned on, its predicted path KL."""
+
+    schedule: ModelSchedule
+    cost: float
+    saved: float
+    divergence: float
+    path_kl: float
+
+
+@dataclass(frozen=True)
+class DivergenceCurve:
+    """Smoothed divergence over steps: `steps` (P,) counted from 0, and by key nats per sequence and step (P,)."""
+
+    steps: tuple[int, ...]
+    divergence: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The best schedule for a budget, and all that a report needs to show it.
+
+    prediction: of the schedule. named: of the rules with a name at the same budget. frontier: from the reference alone
+    to the cheapest schedule, without limits, thinned. curve: what was planned on. keys: the reference first. unit: of
+    costs, convention: how they are counted. divergence: smoothed, of the schedule; lower_bound: below which no schedule
+    within the limits lies, the same where is_exact.
+
+    Steps were chosen on smoothed divergences: the smallest of noisy ones would be smallest by luck in part, and a
+    prediction from the numbers they were chosen by too low. The prediction comes from the raw, unbiased sums; what luck
+    remains is that of the bins' means. For one that is free of it, analyze again with another seed.
+    """
+
+    prediction: Prediction
+    named: tuple[Prediction, ...]
+    frontier: tuple[FrontierEntry, ...]
+    curve: DivergenceCurve
+    keys: tuple[str, ...]
+    convention: str
+    unit: str
+    divergence: float
+    lower_bound: float
+    is_exact: bool
+    settings: Mapping[str, Any]
+    importance: str | None
+    command: str | None
+    environment: Mapping[str, Any]
+
+    @property
+    def schedule(self) -> ModelSchedule:
+        """The schedule that was planned."""
+        return self.prediction.schedule
+
+    @property
+    def certificate(self) -> Certificate:
+        """What the prediction certifies."""
+        return Certificate(self.keys[0], self.prediction.path_kl, self.prediction.path_kl_se)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "format": FORMAT,
+            "command": self.command,
+            "importance": self.importance,
+            "schedule": str(self.schedule),
+            "reference": self.keys[0],
+            "keys": list(self.keys),
+            "convention": self.convention,
+            "unit": self.unit,
+            "divergence": self.divergence,
+            "lower_bound": self.lower_bound,
+            "is_exact": self.is_exact,
+            "prediction": self.prediction.to_dict(),
+            "certificate": self.certificate.to_dict(),
+            "named": [entry.to_dict() for entry in self.named],
+            "frontier": [{**asdict(entry), "schedule": str(entry.schedule)} for entry in self.frontier],
+            "curve": {
+                "steps": list(self.curve.steps),
+                "divergence": {key: list(values) for key, values in self.curve.divergence.items()},
+            },
+            "settings": dict(self.settings),
+            "environment": dict(self.environment),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, whole or not at all. DataError when the disk refuses."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Plan":
+        """Read a file. DataError where it is missing, damaged or something else."""
+        mend = f"write one by `understudy plan --output {path}`"
+        if not Path(path).is_file():
+            raise DataError(f"there is no plan {str(path)!r}; {mend}")
+        content = read_json(Path(path), mend=mend)
+        if content.get("format") != FORMAT:
+            raise DataError(f"{str(path)!r} is no plan ({FORMAT}); {mend}")
+        try:
+            return cls._from_dict(content)
+        except (KeyError, TypeError, ValueError, AttributeError, UnderstudyError) as error:
+            found = f"no entry {error}" if isinstance(error, KeyError) else one_line(error)
+            raise DataError(f"{str(path)!r} is a damaged plan ({found}); {mend}") from error
+
+    @classmethod
+    def _from_dict(cls, content: Mapping[str, Any]) -> "Plan":
+        plain = ("convention", "unit", "divergence", "lower_bound", "is_exact", "settings", "importance", "command")
+        entries = ({**entry, "schedule": ModelSchedule.parse(entry["schedule"])} for entry in content["frontier"])
+        curve = content["curve"]
+        return cls(
+            prediction=Prediction.from_dict(content["prediction"]),
+            named=tuple(Prediction.from_dict(entry) for entry in content["named"]),
+            frontier=tuple(FrontierEntry(**entry) for entry in entries),
+            curve=DivergenceCurve(
+                tuple(curve["steps"]), {key: tuple(values) for key, values in curve["divergence"].items()}
+            ),
+            keys=tuple(content["keys"]),
+            environment=content["environment"],
+            **{name: content[name] for name in plain},
+        )
