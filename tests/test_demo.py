@@ -45,11 +45,21 @@ def test_run_demo_compares_with_heavy():
         next(demo.run_demo({}, make_judge(TOKENIZER), steps=7))
 
 
+def test_the_plan_is_the_best_of_the_demo_by_path_kl():
+    plan = demo.plan_demo(64)
+    assert plan.schedule.counts["L"] == 16
+    path = demo.bundled_importance().path()
+    for text in ("sandwich", "light middle"):
+        rule = ModelSchedule.parse(demo.DEMO_SCHEDULES[text], path.num_steps)
+        assert plan.prediction.path_kl < path.path_kl(rule)[0]
+
+
 def test_command_prints_one_json_document_and_writes_the_folder(call, tmp_path):
     outcome = call("--output", tmp_path / "out", *SMALL, "--json")
     assert outcome.exit_code == 0, outcome.output
     document = json.loads(outcome.stdout)
-    assert [row["name"] for row in document["schedules"]] == list(demo.DEMO_SCHEDULES)
+    assert [row["name"] for row in document["schedules"]] == [*demo.DEMO_SCHEDULES, "planned"]
+    assert document["schedules"][-1]["schedule"] == document["plan"]["schedule"]
     assert sorted(document["files"]) == sorted(str(path) for path in (tmp_path / "out").iterdir())
     assert document["command"].startswith("understudy demo --output")
 
@@ -58,8 +68,8 @@ def test_command_prints_one_json_document_and_writes_the_folder(call, tmp_path):
 def test_command_shows_tables_samples_and_paths_at_any_width(call, tmp_path, columns):
     outcome = call("--output", tmp_path / "out", *SMALL, env={"COLUMNS": columns})
     assert outcome.exit_code == 0, outcome.output
-    for word in ("sandwich", "Quality", "Cost", "Who wrote what", "2 samples resolve", "samples.html"):
-        assert word in outcome.stdout
+    for word in ("sandwich", "Quality", "Cost", "Who wrote what", "2 samples resolve", "samples.html", "path KL"):
+        assert word in " ".join(outcome.stdout.split())
     assert max(map(len, outcome.stdout.splitlines())) <= max(int(columns), len(str(tmp_path)) + 40)
 
 

@@ -27,7 +27,7 @@ LAYERS = (
     ("denoisers",),
     ("sampling",),
     ("metrics", "saved_samples", "costs", "checkpoint", "data", "importance"),
-    ("training", "evaluation"),
+    ("training", "evaluation", "planning"),
     ("search",),
     ("report", "demo"),
     ("cli",),

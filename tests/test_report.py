@@ -1,7 +1,6 @@
 import json
 import re
 import sys
-from html.parser import HTMLParser
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from driving import finish
+from pages import Page
 from stage import VOCAB, make_judge, make_pair, make_tokenizer
 from understudy import report, whole_files
 from understudy.errors import DataError, SettingError
@@ -29,34 +29,6 @@ def comparison():
         make_pair(TOKENIZER), SCHEDULES, make_judge(TOKENIZER), num_samples=3, length=14, steps=8, seed=1
     )
     return finish(run)[1]
-
-
-class Page(HTMLParser):
-    """Reads a page strictly: every element that is opened is closed, in order."""
-
-    VOID = ("meta", "img", "br")
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.texts, self.attributes, self.cards = [], [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.attributes += attributes
-        if tag not in self.VOID:
-            self.open.append(tag)
-        if tag == "article":
-            self.cards.append("")
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append(data)
-        if self.open[-2:] == ["article", "p"] or self.open[-3:] == ["article", "p", "span"]:
-            self.cards[-1] += data
 
 
 def whole(ids):

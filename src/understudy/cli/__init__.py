@@ -15,7 +15,9 @@ from understudy.cli.bench import bench_command
 from understudy.cli.demo import demo_command
 from understudy.cli.evaluate import evaluate_command
 from understudy.cli.flops import flops_command
+from understudy.cli.plan import plan_command
 from understudy.cli.prepare import prepare_command
+from understudy.cli.report import report_command
 from understudy.cli.sample import sample_command
 from understudy.cli.search import search_command
 from understudy.cli.train import train_command
@@ -34,7 +36,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "analyze": analyze_command,
     "flops": flops_command,
     "bench": bench_command,
+    "plan": plan_command,
     "search": search_command,
+    "report": report_command,
     "prepare": prepare_command,
     "train": train_command,
 }

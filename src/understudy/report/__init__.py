@@ -1,5 +1,6 @@
-"""Comparisons as people read them: tables, a picture, a page, and all of it in a folder."""
+"""Comparisons and folders of results as people read them: tables, pictures, pages, and all of it in files."""
 
+from understudy.report.folder_report import write_report
 from understudy.report.write import can_draw, draw_comparison, write_comparison
 
-__all__ = ["can_draw", "draw_comparison", "write_comparison"]
+__all__ = ["can_draw", "draw_comparison", "write_comparison", "write_report"]

@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from understudy.evaluation import Comparison, ScheduleEvaluation
 from understudy.report.authorship import model_colours
-from understudy.report.canvas import GRID, INK, PAPER, clean, new_figure, png_bytes
+from understudy.report.canvas import GRID, INK, clean, new_figure, png_bytes
+from understudy.report.compared import Compared, ComparedEntry
+from understudy.report.strips import draw_strip, role
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +16,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DODGE = 0.012  # relative cost; points closer than this are moved so far apart
 
 
-def render_comparison(comparison: Comparison) -> bytes:
+def render_comparison(comparison: Compared) -> bytes:
     """Give the picture as PNG: with several temperatures, quality against entropy. SettingError without matplotlib."""
     rows = len(comparison.schedules)
     figure = new_figure((11, max(4.2, 2.4 + 0.42 * rows)))
@@ -25,7 +26,7 @@ def render_comparison(comparison: Comparison) -> bytes:
     return png_bytes(figure)
 
 
-def _draw_quality(axes: "Axes", comparison: Comparison) -> None:
+def _draw_quality(axes: "Axes", comparison: Compared) -> None:
     entries = comparison.entries
     heights = [_bounds(entry) for entry in entries]
     low, high = min(a for a, _ in heights), max(b for _, b in heights)
@@ -48,7 +49,7 @@ def _draw_quality(axes: "Axes", comparison: Comparison) -> None:
     clean(axes)
 
 
-def draw_frontier(axes: "Axes", comparison: Comparison) -> None:
+def draw_frontier(axes: "Axes", comparison: Compared) -> None:
     """One line per schedule through its temperatures: at equal entropy, the lower one is better."""
     for index, schedule in enumerate(comparison.schedules):
         entries = [entry for entry in comparison.entries if entry.name == schedule.name]
@@ -90,25 +91,25 @@ def draw_frontier(axes: "Axes", comparison: Comparison) -> None:
     clean(axes)
 
 
-def _bounds(entry: ScheduleEvaluation) -> tuple[float, float]:
+def _bounds(entry: ComparedEntry) -> tuple[float, float]:
     """Lower and upper end of an entry's bar."""
     return entry.scores.gen_ppl_ci95 or (entry.scores.gen_ppl, entry.scores.gen_ppl)
 
 
-def _shift(entry: ScheduleEvaluation, entries: tuple[ScheduleEvaluation, ...]) -> float:
+def _shift(entry: ComparedEntry, entries: tuple[ComparedEntry, ...]) -> float:
     """How far a point moves sideways, so that bars of equal cost do not cover each other."""
     cluster = [other for other in entries if abs(other.relative_cost - entry.relative_cost) < DODGE]
     return (cluster.index(entry) - (len(cluster) - 1) / 2) * DODGE
 
 
-def _is_above(entry: ScheduleEvaluation, entries: tuple[ScheduleEvaluation, ...]) -> bool:
+def _is_above(entry: ComparedEntry, entries: tuple[ComparedEntry, ...]) -> bool:
     """Whether a label stands above its bar: where the neighbour in cost is the better one, and so lies below."""
     others = [other for other in entries if other is not entry]
     nearest = min(others, key=lambda other: abs(other.relative_cost - entry.relative_cost), default=entry)
     return entry.scores.gen_ppl >= nearest.scores.gen_ppl
 
 
-def _draw_point(axes: "Axes", entry: ScheduleEvaluation, cost: float, is_above: bool) -> None:
+def _draw_point(axes: "Axes", entry: ComparedEntry, cost: float, is_above: bool) -> None:
     low, high = _bounds(entry)
     ppl = entry.scores.gen_ppl
     axes.errorbar(
@@ -126,19 +127,14 @@ def _draw_point(axes: "Axes", entry: ScheduleEvaluation, cost: float, is_above: 
     )
 
 
-def _draw_strips(axes: "Axes", comparison: Comparison) -> None:
+def _draw_strips(axes: "Axes", comparison: Compared) -> None:
     """One bar per schedule, from the first step to the last, coloured and lettered by model."""
     from matplotlib.patches import Patch
 
     colours = model_colours(comparison.models)
     for row, entry in enumerate(comparison.schedules):
-        start, schedule = 0.0, entry.result.schedule
-        for segment in schedule.segments:
-            share = segment.count / schedule.num_steps
-            axes.barh(row, share, left=start, height=0.5, color=colours[segment.key], edgecolor=PAPER, linewidth=1.5)
-            if share > 0.05:  # narrower ones have no room for a letter
-                axes.text(start + share / 2, row, segment.key, ha="center", va="center", color=PAPER, weight="bold")
-            start += share
+        schedule = entry.result.schedule
+        draw_strip(axes, row, schedule, colours)
         axes.text(0, row - 0.31, entry.name, ha="left", va="bottom", fontsize=9.5, color=INK)
         axes.text(1, row - 0.31, str(schedule)[:40], ha="right", va="bottom", fontsize=8, color=INK, alpha=0.7)
     axes.set_ylim(len(comparison.schedules) - 0.5, -0.75)
@@ -149,11 +145,7 @@ def _draw_strips(axes: "Axes", comparison: Comparison) -> None:
     used = [
         key for key in comparison.models if any(key in entry.result.schedule.keys for entry in comparison.schedules)
     ]
-    patches = [Patch(color=colours[key], label=_role(key)) for key in used]
+    patches = [Patch(color=colours[key], label=role(key)) for key in used]
     axes.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=len(used), frameon=False)
     clean(axes)
     axes.spines["left"].set_visible(False)
-
-
-def _role(key: str) -> str:
-    return {"H": "H, heavy", "L": "L, light"}.get(key, key)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from understudy.evaluation import Comparison, ScheduleEvaluation
 from understudy.metrics import PairedDifference
+from understudy.report.compared import Compared, ComparedEntry
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class TextTable:
     note: str
 
 
-Cells = Callable[[ScheduleEvaluation], str]
+Cells = Callable[[ComparedEntry], str]
 
 
-def quality_table(comparison: Comparison) -> TextTable:
+def quality_table(comparison: Compared) -> TextTable:
     """What the judge says of each schedule, with its intervals, beside entropy; one temperature after the other."""
     scores, reference = comparison.reference.scores, comparison.reference.name
     has_frontier = len(comparison.temperatures) > 1
@@ -46,7 +46,7 @@ def quality_table(comparison: Comparison) -> TextTable:
     )
 
 
-def diversity_table(comparison: Comparison) -> TextTable:
+def diversity_table(comparison: Compared) -> TextTable:
     """How varied the samples of each schedule are, and what they share with the training text where that is known."""
     scores = comparison.reference.scores
     columns: dict[str, Cells] = {
@@ -67,12 +67,12 @@ def diversity_table(comparison: Comparison) -> TextTable:
     return _table(comparison, "Diversity", columns, " ".join(notes))
 
 
-def _table(comparison: Comparison, title: str, columns: dict[str, Cells], note: str) -> TextTable:
+def _table(comparison: Compared, title: str, columns: dict[str, Cells], note: str) -> TextTable:
     rows = tuple(tuple(cell(entry) for cell in columns.values()) for entry in comparison.entries)
     return TextTable(title, tuple(columns), rows, note)
 
 
-def cost_table(comparison: Comparison) -> TextTable:
+def cost_table(comparison: Compared) -> TextTable:
     """Passes made, FLOPs saved in every convention, and wall time of each schedule."""
     heavy = comparison.models[0]
     return TextTable(
@@ -93,7 +93,7 @@ def cost_table(comparison: Comparison) -> TextTable:
     )
 
 
-def summarise(comparison: Comparison) -> str:
+def summarise(comparison: Compared) -> str:
     """Say in two or three sentences what can be read from a comparison, and what cannot."""
     reference = comparison.reference
     others = [entry for entry in comparison.entries if entry.name != reference.name]
@@ -116,7 +116,7 @@ def summarise(comparison: Comparison) -> str:
     )
 
 
-def _along_frontier(comparison: Comparison, name: str) -> str:
+def _along_frontier(comparison: Compared, name: str) -> str:
     """What equal entropy says of one schedule."""
     reference = comparison.reference.name
     found = [entry.frontier_difference for entry in comparison.entries if entry.name == name]
@@ -133,12 +133,12 @@ def _along_frontier(comparison: Comparison, name: str) -> str:
     )
 
 
-def _perplexity(entry: ScheduleEvaluation) -> str:
+def _perplexity(entry: ComparedEntry) -> str:
     interval = entry.scores.gen_ppl_ci95
     return f"{entry.scores.gen_ppl:.1f}" + ("" if interval is None else "\n[{:.1f}, {:.1f}]".format(*interval))
 
 
-def _entropy(entry: ScheduleEvaluation) -> str:
+def _entropy(entry: ComparedEntry) -> str:
     error = entry.scores.entropy_se
     return f"{entry.scores.entropy:.2f}" + ("" if error is None else f" ± {error:.2f}")
 
@@ -151,7 +151,7 @@ def _protocol(name: str) -> str:
     return {"ids": "", "retokenized": ", texts encoded anew", "published": ", published protocol"}[name]
 
 
-def _difference(entry: ScheduleEvaluation, paired: PairedDifference | None, reference: str) -> str:
+def _difference(entry: ComparedEntry, paired: PairedDifference | None, reference: str) -> str:
     if entry.name == reference:
         return "reference"
     if paired is None:
@@ -160,18 +160,18 @@ def _difference(entry: ScheduleEvaluation, paired: PairedDifference | None, refe
     return f"{paired.difference:+.3f}\n[{paired.low:+.3f}, {paired.high:+.3f}]{verdict}"
 
 
-def _cost_row(entry: ScheduleEvaluation) -> tuple[str, ...]:
+def _cost_row(entry: ComparedEntry) -> tuple[str, ...]:
     flops = entry.result.flops
     saved = (flops.nominal_blocks_saved, flops.nominal_saved, flops.executed_saved, flops.schedule_saved)
     passes = ",\n".join(f"{key} {count}" for key, count in sorted(entry.result.nfe.items()))
     return (entry.name, passes, *(f"{share:.1%}" for share in saved), f"{entry.result.seconds:.1f}")
 
 
-def _costing(entry: ScheduleEvaluation) -> str:
+def _costing(entry: ComparedEntry) -> str:
     return f"{entry.name} ({1 - entry.relative_cost:.0%} of the executed FLOPs saved)"
 
 
-def _apart(entry: ScheduleEvaluation) -> str:
+def _apart(entry: ComparedEntry) -> str:
     difference = entry.nll_difference.difference if entry.nll_difference is not None else 0.0
     verdict = "more" if difference > 0 else "less"
     return f"{_costing(entry)} is {verdict} surprising by {abs(difference):.2f} nats per token"

@@ -1,21 +1,15 @@
-"""The picture of a search: a heat map over two light segments, else schedules in order with their intervals.
+"""The picture of a search: a heat map over two light segments, else schedules in order with their intervals."""
 
-Drawn on a canvas of its own, through matplotlib's objects: nothing global is touched, no display is needed.
-"""
-
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.errors import SettingError
 from understudy.report.authorship import model_colours
-from understudy.report.comparison_figure import GRID, INK, PAPER
+from understudy.report.canvas import GRID, INK, PAPER, clean, new_figure, png_bytes, write_picture
 from understudy.report.search_reading import shown_ranks
 from understudy.search import SearchEntry, SearchResult
-from understudy.whole_files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,26 +23,20 @@ def render_search(result: SearchResult) -> bytes:
 
     SettingError where matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise SettingError("pictures need matplotlib: pip install 'understudy[plot]'") from error
     key = paired_key(result)
-    figure = Figure(facecolor=PAPER, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     if key is None:
+        figure = new_figure((9.5, 1.5 + 0.27 * len(_shown(result))))
         _draw_rows(figure, result)
     else:
+        count = result.space["num_segments"]
+        figure = new_figure((max(6.4, 2.6 + 0.86 * count), max(5.2, 1.9 + 0.74 * count)))
         _draw_triangle(figure, result, key)
-    buffer = io.BytesIO()
-    canvas.print_figure(buffer, format="png", dpi=160, metadata={"Software": "understudy"})
-    return buffer.getvalue()
+    return png_bytes(figure)
 
 
 def draw_search(result: SearchResult, path: str | Path) -> None:
     """Write the picture. SettingError without matplotlib; DataError when the disk refuses."""
-    write_bytes(Path(path), render_search(result))
+    write_picture(path, render_search(result))
 
 
 def paired_key(result: SearchResult) -> str | None:
@@ -61,7 +49,6 @@ def paired_key(result: SearchResult) -> str | None:
 def _draw_triangle(figure: "Figure", result: SearchResult, key: str) -> None:
     """Cell (i, j): the schedule whose segments i and j are the light ones."""
     count = result.space["num_segments"]
-    figure.set_size_inches(max(6.4, 2.6 + 0.86 * count), max(5.2, 1.9 + 0.74 * count))
     axes = figure.subplots()
     entries = [entry for entry in result.entries if "space" in entry.origins and entry.segments is not None]
     values: NDArray[np.float64] = np.full((count, count), np.nan)
@@ -133,7 +120,7 @@ def _frame_triangle(axes: "Axes", result: SearchResult, key: str, count: int) ->
     length = result.space["segment_lengths"][0]
     heading = f"Two of {count} segments of {length} steps by {key}, the others by {result.models[0]}"
     axes.set_title(heading, loc="left", fontsize=10.5, color=INK)
-    _clean(axes)
+    clean(axes)
 
 
 def _signed(value: float) -> str:
@@ -142,8 +129,7 @@ def _signed(value: float) -> str:
 
 def _draw_rows(figure: "Figure", result: SearchResult) -> None:
     """One row per schedule, in order of rank: who makes which steps, and the difference with its interval."""
-    shown = [*result.ranked[:MAX_ROWS], *result.beside]
-    figure.set_size_inches(9.5, 1.5 + 0.27 * len(shown))
+    shown = _shown(result)
     strips, dots = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.9))
     _draw_strips(strips, result, shown)
     dots.axvline(0, color=GRID, linewidth=1.2, zorder=0)
@@ -156,11 +142,15 @@ def _draw_rows(figure: "Figure", result: SearchResult) -> None:
     dots.set_title(_rows_title(result), loc="left", fontsize=10.5, color=INK)
     dots.set_ylim(places[-1] + 0.6, -0.6)
     for axes in (strips, dots):
-        _clean(axes)
+        clean(axes)
         axes.tick_params(left=False)
     strips.spines["bottom"].set_visible(False)
     for axes in (strips, dots):
         axes.spines["left"].set_visible(False)
+
+
+def _shown(result: SearchResult) -> list[SearchEntry]:
+    return [*result.ranked[:MAX_ROWS], *result.beside]
 
 
 def _rows(result: SearchResult, shown: list[SearchEntry]) -> list[float]:
@@ -217,11 +207,3 @@ def _draw_dot(axes: "Axes", row: float, entry: SearchEntry, result: SearchResult
 
 def _is_planner(entry: SearchEntry, result: SearchResult) -> bool:
     return result.planner is not None and result.planner.schedule == str(entry.schedule)
-
-
-def _clean(axes: Any) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(GRID)
-    axes.tick_params(colors=INK, labelsize=9)

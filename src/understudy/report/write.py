@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.environment import describe_environment
-from understudy.evaluation import Comparison, ScheduleEvaluation
+from understudy.evaluation import FORMAT, Comparison, ScheduleEvaluation
 from understudy.report.comparison_figure import render_comparison
 from understudy.report.comparison_page import render_page
 from understudy.saved_samples import written_by
@@ -43,7 +43,7 @@ def write_comparison(
     """
     target, environment = Path(folder), describe_environment()
     picture = render_comparison(comparison) if can_draw() else None
-    record = {"command": command, "environment": environment, **comparison.to_dict(per_sample=True)}
+    record = {"format": FORMAT, "command": command, "environment": environment, **comparison.to_dict(per_sample=True)}
     page = render_page(comparison, tokenizer, picture=picture, environment=_recorded(command, environment))
     files = {
         f"samples-{_slug(index, entry)}.jsonl": _sample_lines(entry, tokenizer)
