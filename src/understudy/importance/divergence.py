@@ -9,7 +9,7 @@ MASKED = -1e30  # stands for minus infinity: a mass of exactly 0 that makes no N
 
 @dataclass(frozen=True)
 class RowDivergence:
-    """Of R predictions, float32 (R,): KL(reference ‖ other), KL(other ‖ reference), and 1 where the best token agrees."""
+    """Of R predictions, float32 (R,): KL(reference ‖ other), KL(other ‖ reference), and 1 where best tokens agree."""
 
     kl: torch.Tensor
     reverse_kl: torch.Tensor
