@@ -40,10 +40,10 @@ def write_picture(path: str | Path, png: bytes) -> None:
     write_bytes(Path(path), png)
 
 
-def clean(axes: Any) -> None:
-    """Leave only what carries information: two quiet spines and the ticks."""
+def clean(axes: Any, *, size: float = 9) -> None:
+    """Leave only what carries information: two quiet spines and the ticks, their labels of so many points."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(GRID)
-    axes.tick_params(colors=INK, labelsize=9)
+    axes.tick_params(colors=INK, labelsize=size)

@@ -1,20 +1,16 @@
-"""The picture of a plan: divergence against what is saved, and over time.
+"""The picture of a plan: divergence against what is saved, and over time."""
 
-Drawn on a canvas of its own, through matplotlib's objects: nothing global is touched, no display is needed.
-"""
-
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from understudy.errors import SettingError
 from understudy.planning import Plan, Prediction
 from understudy.report.authorship import model_colours
+from understudy.report.canvas import INK, PAPER, clean, new_figure, png_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-INK, PAPER, GRID, MUTED, ACCENT = "#22262B", "#FFFFFF", "#D9DDE2", "#9AA1AA", "#B3344C"
+MUTED, ACCENT = "#9AA1AA", "#B3344C"
 MARKERS = {"sandwich": "s", "first": "<", "last": ">", "middle": "^", "interleaved": "D"}
 LABEL_HEIGHT = 0.062  # of the axes; labels stand at least so far apart
 COSTS = {
@@ -28,19 +24,11 @@ COSTS = {
 
 def render_plan(plan: Plan) -> bytes:
     """Give the picture as PNG. SettingError where matplotlib is not installed."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise SettingError("pictures need matplotlib: pip install 'understudy[plot]'") from error
-    figure = Figure(figsize=(11, 4.8), facecolor=PAPER, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure((11, 4.8))
     trade, curve = figure.subplots(1, 2, width_ratios=(1.1, 1))
     _draw_trade(trade, plan)
     _draw_curve(curve, plan)
-    buffer = io.BytesIO()
-    canvas.print_figure(buffer, format="png", dpi=160, metadata={"Software": "understudy"})
-    return buffer.getvalue()
+    return png_bytes(figure)
 
 
 def _draw_trade(axes: "Axes", plan: Plan) -> None:
@@ -58,14 +46,14 @@ def _draw_trade(axes: "Axes", plan: Plan) -> None:
     axes.set_xlabel(COSTS[plan.convention])
     axes.set_ylabel("predicted path KL, nats a sequence (± 1 s.e.)")
     axes.set_title("Divergence against saving: frontier, plan and rules", loc="left", fontsize=10.5)
-    _clean(axes)
+    clean(axes)
     if right < max(saved):
         inset = axes.inset_axes((0.09, 0.62, 0.42, 0.33))
         inset.plot(saved, path_kl, color=INK, linewidth=1.2)
         inset.plot(plan.prediction.saved, plan.prediction.path_kl, "*", color=ACCENT, markersize=9)
         inset.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         inset.set_title("all of the frontier", loc="left", fontsize=8.5)
-        _clean(inset, size=7.5)
+        clean(inset, size=7.5)
 
 
 def _mark(axes: "Axes", entry: Prediction, *, is_plan: bool) -> None:
@@ -182,17 +170,9 @@ def _draw_curve(axes: "Axes", plan: Plan) -> None:
         frameon=False,
         fontsize=9,
     )
-    _clean(axes)
+    clean(axes)
 
 
 def _short(text: str) -> str:
     """As much of a schedule as a title holds."""
     return text if len(text) <= 32 else text[:31] + "…"
-
-
-def _clean(axes: "Axes", size: float = 9) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(GRID)
-    axes.tick_params(colors=INK, labelsize=size)
