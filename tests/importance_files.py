@@ -35,6 +35,7 @@ def make_path(curves, *, name="unconditional", num_bins=20, samples=64, noise=0.
         num_samples=samples,
         keys=keys,
         per_step=raw,
+        step_variances=(0.05 * raw) ** 2,
         bins=bins,
         bin_means=means,
         covariance=np.diag(errors**2),
@@ -68,8 +69,8 @@ def trio_importance(num_steps=64, *, total=8.0, **options):
     return make_importance(make_path({"L": light, "M": light * np.linspace(3, 1.3, num_steps)}, **options))
 
 
-def make_table(*, length=256):
+def make_table(*, length=256, shapes=None):
     """Pass times at batch size 8."""
     times = {"H": 16.0, "L": 6.0, "M": 4.0}
     passes = {key: {8: PassTime(8, value, value, value, 7)} for key, value in times.items()}
-    return CostTable(length, 64, passes, {}, {"processor": "an abacus", "device": "cpu"})
+    return CostTable(length, 64, passes, shapes or {}, {"processor": "an abacus", "device": "cpu"})

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from prepared_text import DOCUMENTS, Texts, folder_bytes, run, small, small_bpe
-from understudy.data import PrepareSettings, TextSource
+from understudy.data import PrepareSettings, TextSource, held_out_blocks
 from understudy.errors import DataError, SettingError
 
 
@@ -104,6 +104,34 @@ def test_missing_paths_and_wrong_options_are_errors(tmp_path):
     with pytest.raises(SettingError, match="document, paragraph, line"):
         TextSource("owner/name", sample_by="page")
     assert TextSource("Skylion007/openwebtext").description()["dataset"] == "Skylion007/openwebtext"
+
+
+def test_a_data_set_of_the_hub_is_read_by_its_name(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    asked = {}
+
+    def load_dataset(**arguments):
+        asked.update(arguments)
+        return datasets.Dataset.from_dict({"body": ["one", "two"]}).to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    source = TextSource("owner/name", text_column="body", config="en", split="test", revision="abc")
+    assert list(source.documents()) == ["one", "two"]
+    chosen = {"path": "owner/name", "name": "en", "split": "test", "revision": "abc"}
+    assert asked == {**chosen, "streaming": True}
+
+
+@pytest.mark.parametrize("kind", ["DatasetNotFoundError", "ConnectionError"])
+def test_what_is_neither_a_file_nor_on_the_hub_is_one_line(bpe, monkeypatch, kind):
+    datasets = pytest.importorskip("datasets")
+
+    def refuse(**arguments):
+        raise getattr(datasets.exceptions, kind, ConnectionError)("no such thing\nthere")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(DataError, match=r"'nofile' is no file here and cannot be read from the hub") as caught:
+        held_out_blocks("nofile", bpe, length=8, count=1)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):

@@ -299,7 +299,7 @@ MISFITS = {
     "model not measured": ("--model M=2x768", "--model names M, but the cost table holds H, L only"),
     "schedule of another model": ("--schedule H2,M2", "names M, but the cost table holds H, L only; measure M too"),
     "other batch": ("--batch-size 8", "has H at batch size 1, 32, not at 8"),
-    "missing file": ("--cost-table gone.json", "no cost table 'gone.json'; write one by `understudy bench"),
+    "missing file": ("--cost-table gone.json", "there is no file 'gone.json'; write one by `understudy bench"),
 }
 
 

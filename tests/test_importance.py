@@ -11,8 +11,8 @@ from driving import finish
 from laws import TableDenoiser, ancestral_law, exact_pair, exact_step_divergence
 from models import MASK, random_canvas, tiny_denoiser, tiny_pair
 from understudy import ModelSchedule
-from understudy.errors import DataError, SettingError
-from understudy.importance import AnalysisSettings, Importance, analyze
+from understudy.errors import DataError, ModelError, SettingError
+from understudy.importance import AnalysisSettings, Importance, PathDivergence, analyze
 from understudy.importance.divergence import log_probabilities, row_divergence
 from understudy.importance.trajectories import bin_edges
 from understudy.record_journal import RecordJournal
@@ -69,15 +69,30 @@ def test_path_kl_bounds_the_divergence_of_the_texts(tables, text):
 
 
 def test_a_given_position_costs_nothing(tables):
-    blocks = np.array([[0, 1, 1], [1, 0, 1]])
+    beginnings = np.array([[0, 1, 1], [1, 0, 1]])
+    blocks = np.tile(beginnings, (2000, 1))
     options = AnalysisSettings(
         steps=STEPS, num_times=0, bins=STEPS, num_samples=4000, chunk=4000, batch_size=4000, prefix_lengths=(0, 2)
     )
     found = finish(analyze(tables, blocks=blocks, settings=options, reference="H"))[1]
     path = found.path("prefix 2")
-    known = np.mean([exact_step_divergence(exact_pair(), STEPS, [*row[:2], 2]) for row in blocks.tolist()], axis=0)
+    known = np.mean([exact_step_divergence(exact_pair(), STEPS, [*row[:2], 2]) for row in beginnings.tolist()], axis=0)
     assert path.free_positions == 1
     np.testing.assert_array_less(abs(path.per_step[0] - known), SIGMAS * np.sqrt(np.diag(path.covariance)) + 1e-12)
+
+
+def test_every_trajectory_has_a_prefix_of_its_own():
+    path = run(tiny_pair(), tiny_blocks(6), num_samples=8, prefix_lengths=(0, 3))
+    assert (path.path().num_samples, path.path("prefix 3").num_samples) == (8, 6)
+
+
+@pytest.mark.parametrize("settings", [{"num_samples": 0}, {"num_times": 0, "length": 12}])
+def test_nan_is_an_error(settings):
+    pair = {"H": tiny_denoiser(3, seed=1), "L": tiny_denoiser(1, seed=2)}
+    with torch.no_grad():
+        pair["L"].network.output_layer.bias[3] = float("nan")
+    with pytest.raises(ModelError, match="NaN"):
+        run(pair, tiny_blocks(), **settings)
 
 
 def test_equal_models_differ_nowhere():
@@ -134,8 +149,40 @@ def test_path_kl_adds_up_over_steps_and_models():
     parts = [path.path_kl(ModelSchedule.parse(text))[0] for text in ("L2,H3", "H2,M3")]
     assert path.path_kl(ModelSchedule.parse("L2,M3"))[0] == pytest.approx(sum(parts))
     assert path.path_kl(ModelSchedule.parse("H5")) == (0.0, 0.0)
-    with pytest.raises(SettingError, match="6 steps, the analysis 5"):
-        path.path_kl(ModelSchedule.parse("H6"))
+    whole = path.path_kl(ModelSchedule.parse("L5"))
+    assert path.path_kl(ModelSchedule.parse("L15")) == pytest.approx(whole)
+    assert path.path_kl(ModelSchedule.parse("L6,H9")) == pytest.approx(path.path_kl(ModelSchedule.parse("L2,H3")))
+
+
+def test_errors_of_schedules_are_those_over_samples():
+    path, values = independent_steps(num_steps=24, num_bins=4, samples=4000)
+    for text in ("L24", "L6,H18", "L1,H23", "H5,L11,H8", "L2,H4,L2,H4,L2,H4,L2,H4"):
+        taken = np.array(ModelSchedule.parse(text).steps()) == "L"
+        over_samples = values[:, taken].sum(axis=1).std(ddof=1) / np.sqrt(len(values))
+        # Exact where bins are whole; else steps within a bin are taken to covary alike, which here they do.
+        assert path.path_kl(ModelSchedule.parse(text))[1] == pytest.approx(over_samples, rel=0.06), text
+
+
+def independent_steps(num_steps, num_bins, samples):
+    """A path divergence of steps that vary on their own and a little together, and the samples it is made of."""
+    rng = np.random.default_rng(0)
+    values = 1 + rng.standard_normal((samples, num_steps)) + 0.2 * rng.standard_normal((samples, 1))
+    edges = bin_edges(num_steps, num_bins)
+    binned = np.add.reduceat(values, edges[:-1], axis=1)
+    path = PathDivergence(
+        name="unconditional",
+        num_steps=num_steps,
+        length=8,
+        free_positions=8,
+        num_samples=samples,
+        keys=("L",),
+        per_step=values.mean(axis=0)[None],
+        step_variances=values.var(axis=0, ddof=1)[None] / samples,
+        bins=edges,
+        bin_means=binned.mean(axis=0)[None],
+        covariance=np.cov(binned.T) / samples,
+    )
+    return path, values
 
 
 def test_smoothing_keeps_a_level_curve_and_its_total():
@@ -160,19 +207,16 @@ def test_an_analysis_that_was_cut_off_goes_on(tmp_path):
         settings=AnalysisSettings(steps=STEPS, num_times=4, num_samples=8, bins=STEPS, chunk=4),
         journal=RecordJournal(tmp_path / "j", job),
     )
-    for _ in range(5):
+    while len(journal := RecordJournal(tmp_path / "j", job)) < 5:
         next(cut)
     cut.close()
+    assert len(journal) == 5
     with (tmp_path / "j").open("ab") as file:
         file.write(b'{"unit": "held-o')  # killed while it wrote
     journal = RecordJournal(tmp_path / "j", job)
-    assert len(journal) == 5
     assert run(pair, blocks, journal=journal).to_dict() == whole.to_dict()
     with pytest.raises(SettingError, match="another seed"):
         RecordJournal(tmp_path / "j", {"seed": 1})
-    (tmp_path / "j").write_text("no journal\n")
-    with pytest.raises(DataError, match="no journal of a job"):
-        RecordJournal(tmp_path / "j", job)
 
 
 def test_files_come_back_as_they_were_written(tmp_path):
@@ -184,7 +228,7 @@ def test_files_come_back_as_they_were_written(tmp_path):
         (tmp_path / "damaged.json").write_text(json.dumps({**content, **damage}))
         with pytest.raises(DataError, match="understudy analyze"):
             Importance.load(tmp_path / "damaged.json")
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DataError, match="there is no file"):
         Importance.load(tmp_path / "missing.json")
 
 
@@ -194,6 +238,7 @@ def test_files_come_back_as_they_were_written(tmp_path):
         ({"num_samples": 0, "num_times": 0}, "nothing to measure"),
         ({"steps": 0}, "steps is 0"),
         ({"prefix_lengths": (2, 2)}, "come once"),
+        ({"num_samples": 1}, "at least 2, or 0"),
     ],
 )
 def test_settings_out_of_range(settings, message):
@@ -208,5 +253,7 @@ def test_requests_that_do_not_fit():
         run(tiny_pair(), tiny_blocks(), prefix_lengths=(12,))
     with pytest.raises(SettingError, match="needs held-out text"):
         run(tiny_pair(), prefix_lengths=(2,), length=8)
+    with pytest.raises(SettingError, match="1 block of text"):
+        run(tiny_pair(), tiny_blocks(1), num_samples=0)
     with pytest.raises(SettingError, match="'unconditional'"):
         run(tiny_pair(), tiny_blocks()).path("prefix 9")

@@ -119,7 +119,7 @@ def test_page_fits(call, name):
 MISTAKES = {
     "no budget": ("--importance pair.json", "give one budget"),
     "two budgets": ("--importance pair.json --light-steps 3 --save-flops 10%", "give one budget"),
-    "no file": ("--importance gone.json --light-steps 3", "gone.json"),
+    "no file": ("--importance gone.json --light-steps 3", "there is no file 'gone.json'; write one by"),
     "another file": ("--importance costs.json --light-steps 3", "is no importance file"),
     "share": ("--importance pair.json --save-flops 16.7", "--save-flops is '16.7'; it must be a share from 0 to 1"),
     "a word": ("--importance pair.json --light-fraction some", "--light-fraction is 'some'"),
@@ -145,6 +145,23 @@ MISTAKES = {
     "output": ("--importance pair.json --light-steps 3 --output gone/plan.json", "there is no folder"),
     "figure": ("--importance pair.json --light-steps 3 --figure gone/plan.png", "there is no folder"),
 }
+
+
+def test_times_of_another_grid_are_noted(call):
+    options = ("--importance", "trio.json", "--light-fraction", 0.5, "--cost-table", "costs.json")
+    note = (
+        "Milliseconds in batches of 8 on an abacus, timed at 64 steps, where a pass reveals another number of tokens."
+    )
+    assert "timed at" not in call(*options)[1]
+    assert note in " ".join(call(*options, "--steps", 96)[1].split())
+    assert document(call, *options, "--steps", 96)["settings"]["timed_steps"] == 64
+
+
+def test_a_picture_that_cannot_be_is_noticed_before_the_work(call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    status, _, err = call("--importance", "gone.json", "--light-steps", 3, "--figure", "f.png")
+    assert status == 2
+    assert "pictures need matplotlib: pip install 'understudy[plot]'" in err
 
 
 @pytest.mark.parametrize("name", MISTAKES)

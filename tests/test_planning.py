@@ -24,7 +24,6 @@ from understudy.planning import (
     frontier,
     make_plan,
     planning_problem,
-    predict,
     solve,
     solver,
 )
@@ -405,6 +404,15 @@ def test_plan_in_milliseconds():
     assert plan.unit == "ms a sample"
 
 
+@pytest.mark.parametrize("budget", [Budget(milliseconds=500.0), Budget(light_steps=3)])
+def test_pass_times_are_of_the_models_that_were_analysed(budget):
+    make_plan(pair_importance(), budget, costs=(make_table(shapes={"H": TransformerShape(**SHAPES["H"])}), 8))
+    other = make_table(shapes={"L": TransformerShape(384, 3, 4098)})
+    with pytest.raises(SettingError, match="the cost table measured L as 3x384 over 4098 tokens, and") as refused:
+        make_plan(pair_importance(), budget, costs=(other, 8))
+    assert "\n" not in str(refused.value)
+
+
 def test_plan_without_shapes_counts_steps():
     plan = make_plan(pair_without_shapes(), Budget(light_fraction=0.25))
     assert (plan.convention, plan.prediction.light_steps, plan.prediction.flops) == ("steps", 16, None)
@@ -431,8 +439,8 @@ def test_prediction_is_of_the_raw_sums():
 def test_prediction_over_other_numbers_of_steps(steps):
     path = trio_importance(64).path()
     whole = sum(path.path_kl(ModelSchedule.single(64, key))[0] for key in "L")
-    assert predict(path, ModelSchedule.single(steps, "L"))[0] == pytest.approx(whole)
-    halves = predict(path, ModelSchedule.parse("L50%,M50%", steps))
+    assert path.path_kl(ModelSchedule.single(steps, "L"))[0] == pytest.approx(whole)
+    halves = path.path_kl(ModelSchedule.parse("L50%,M50%", steps))
     assert halves == pytest.approx(path.path_kl(ModelSchedule.parse("L32,M32")))
     plan = make_plan(trio_importance(64), Budget(light_fraction=0.25), steps=steps)
     assert (plan.schedule.num_steps, plan.prediction.light_steps) == (steps, steps // 4)
@@ -441,13 +449,20 @@ def test_prediction_over_other_numbers_of_steps(steps):
 
 def test_certificate():
     certificate = Certificate("H", 0.5, 0.1)
-    assert certificate.total_variation == 0.5
     assert certificate.upper == pytest.approx(0.6645)
-    assert "<= 0.5 ± 0.1 nats" in certificate.sentence
-    assert "by more than 0.5 (Pinsker)" in certificate.sentence
-    assert Certificate("H", 3, 0.1).total_variation == 1
-    assert "bounds no single probability" in Certificate("H", 3, 0.1).sentence
-    assert Certificate("H", -0.01, 0.1).total_variation == 0
+    assert certificate.total_variation == pytest.approx(math.sqrt(0.6645 / 2))
+    assert "<= 0.6645 nats a sequence, with 95 % confidence (0.5 ± 0.1):" in certificate.sentence
+    assert "by more than 0.576 (Pinsker)" in certificate.sentence
+    assert Certificate("H", 1.9, 0.1).total_variation == 1
+    assert "bounds no single probability" in Certificate("H", 1.9, 0.1).sentence
+    assert Certificate("H", -0.2, 0.1).total_variation == 0
+
+
+def test_a_certificate_says_what_it_was_extrapolated_from():
+    same, finer = (make_plan(pair_importance(64), Budget(light_fraction=0.25), steps=steps) for steps in (64, 128))
+    assert "extrapolated" not in same.certificate.sentence
+    assert ", extrapolated from 64 steps)" in finer.certificate.sentence
+    assert finer.to_dict()["certificate"]["extrapolated_from"] == 64
 
 
 def test_plan_comes_back_from_its_file(tmp_path):
@@ -477,7 +492,7 @@ def test_plan_comes_back_from_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "there is no plan"),
+        (None, "there is no file"),
         ("{", "damaged"),
         ("{}", r"is no plan \(understudy-plan-1\)"),
         ('{"format": "understudy-plan-1"}', "damaged plan .no entry"),

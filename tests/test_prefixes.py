@@ -1,6 +1,7 @@
 """Prefix-conditional evaluation: where prefixes come from, and that what was given is never scored."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from driving import finish
 from prepared_text import DOCUMENTS, Texts
 from stage import make_judge, make_pair, make_tokenizer, save_stage
 from understudy import evaluation, metrics
-from understudy.cli.evaluate import evaluate_command
+from understudy.cli.evaluate import _given_tokens, evaluate_command
 from understudy.cli.sample import sample_command
 from understudy.data import PrepareSettings, TokenBlocks, prepare
+from understudy.denoisers.model_set import ModelSet
 from understudy.errors import DataError, PromptError, SettingError
 from understudy.evaluation import Scoring, prefix_template, reading_of, text_prefixes, validation_prefixes
 from understudy.saved_samples import read_samples
@@ -80,16 +82,28 @@ def test_lines_of_a_text_are_cut_to_their_length(tmp_path):
 
 def test_every_sample_has_its_prefix_and_only_the_rest_is_scored(blocks):
     pair, judge = make_pair(TOKENIZER), make_judge(TOKENIZER)
-    prefixes = validation_prefixes(blocks, TOKENIZER, count=3, length=5)
+    prefixes = validation_prefixes(blocks, TOKENIZER, count=6, length=5)
     template = prefix_template(prefixes, 12, TOKENIZER.mask_token_id)
     run = evaluation.compare_schedules(pair, ["H4", "L4"], judge, num_samples=3, seeds=(0, 1), template=template)
     _, comparison = finish(run)
     for entry in comparison.entries:
-        assert entry.result.tokens[:, :5].tolist() == prefixes * 2
+        assert entry.result.tokens[:, :5].tolist() == prefixes  # three for each seed
         assert entry.scores.counts == (7,) * 6
         nlls = metrics.token_nlls(judge.model, entry.result.tokens)  # the first token of all is unscored
         np.testing.assert_allclose(entry.scores.nll_sums, [row[4:].sum() for row in nlls], rtol=1e-6)
     assert "template" not in comparison.settings
+    # The second seed alone, with its prefixes, gives the second half.
+    alone = evaluation.compare_schedules(pair, ["H4"], judge, num_samples=3, seed=1, template=template[3:])
+    assert finish(alone)[1].reference.result.tokens.tolist() == comparison.reference.result.tokens[3:].tolist()
+
+
+def test_seeds_that_would_share_prefixes_are_refused():
+    pair, judge = make_pair(TOKENIZER), make_judge(TOKENIZER)
+    template = prefix_template([[7], [8], [9]], 12, TOKENIZER.mask_token_id)
+    options = {"num_samples": 3, "seeds": (0, 1)}
+    with pytest.raises(SettingError, match="3 rows for 3 samples of each of 2 seeds; give one row, or 6"):
+        next(evaluation.compare_schedules(pair, ["H4"], judge, template=template, **options))
+    next(evaluation.compare_schedules(pair, ["H4"], judge, template=template[0], **options))
 
 
 def test_the_published_protocol_has_no_place_for_prefixes():
@@ -157,11 +171,29 @@ def test_evaluate_takes_prefixes_from_a_folder_and_from_a_text(blocks, tmp_path,
     document = json.loads(call(evaluate_command, *models, "--prefixes", blocks, "--prefix-length", 4, "--json"))
     assert document["schedules"][0]["num_tokens"] == 3 * 8
     assert (document["settings"]["prefixes"], document["settings"]["prefix_length"]) == (str(blocks), 4)
+    document = json.loads(
+        call(
+            *(evaluate_command, *models, "--prefixes", blocks, "--prefix-length", 4),
+            *("--seed", 0, "--seed", 1, "--per-sample", "--json"),
+        )
+    )
+    assert document["schedules"][0]["counts"] == [8] * 6
     with pytest.raises(SettingError, match="say with --prefix-length"):
         call(evaluate_command, *models, "--prefixes", blocks)
     (tmp_path / "a.txt").write_text("the cat\nthe dog\na cat\n")
     document = json.loads(call(evaluate_command, *models, "--prefixes", tmp_path / "a.txt", "--json"))
     given = sum(len(TOKENIZER.encode(line)) for line in ("the cat", "the dog", "a cat"))
     assert document["schedules"][0]["num_tokens"] == 3 * 12 - given
+    with pytest.raises(DataError, match="has 3 prefixes for 6 samples"):
+        call(evaluate_command, *models, "--prefixes", tmp_path / "a.txt", "--seed", 0, "--seed", 1)
     document = json.loads(call(evaluate_command, *models, "--prefix", "the cat", "--json"))
     assert document["schedules"][0]["num_tokens"] == 3 * (12 - len(TOKENIZER.encode("the cat")))
+
+
+def test_models_without_a_maximum_need_a_length(tmp_path):
+    (tmp_path / "a.txt").write_text("the cat\n")
+    models = ModelSet({"H": SimpleNamespace(max_length=None, mask_id=1, begin_id=None)}, TOKENIZER, {})
+    given = {"prefixes": tmp_path / "a.txt", "prefix_length": None, "num_samples": 1, "seed": None, "length": None}
+    with pytest.raises(SettingError, match="set no maximum length; give a length"):
+        _given_tokens(given, models)
+    assert _given_tokens({**given, "length": 8}, models)["template"].shape == (1, 8)

@@ -11,17 +11,17 @@ import torch
 from driving import finish
 from stage import make_judge, make_pair, make_tokenizer, save_stage
 from understudy.errors import SettingError
-from understudy.evaluation import ComparisonTask, Processes
+from understudy.evaluation import ComparisonTask, Processes, Scoring
 from understudy.evaluation.running import sample_cells, summarise_cells
 from understudy.evaluation.tasks import ComparisonProgress
 
 TOKENIZER = make_tokenizer()
 
 
-def test_parts_of_a_comparison_are_the_whole():
-    task = ComparisonTask.create(
-        make_pair(TOKENIZER), ["H8", "L2,H4,L2"], make_judge(TOKENIZER), num_samples=3, length=12, seeds=(0, 1)
-    )
+@pytest.mark.parametrize("protocol", ["ids", "published"])
+def test_parts_of_a_comparison_are_the_whole(protocol):
+    options = {"num_samples": 3, "length": 12, "seeds": (0, 1), "scoring": Scoring(protocol)}
+    task = ComparisonTask.create(make_pair(TOKENIZER), ["H8", "L2,H4,L2"], make_judge(TOKENIZER), **options)
     _, whole = finish(sample_cells(task))
     bounds = Processes(None, 0, 4).bounds(task.num_samples)
     assert bounds == [(0, 1), (1, 3), (3, 4), (4, 6)]
@@ -30,6 +30,7 @@ def test_parts_of_a_comparison_are_the_whole():
         assert torch.equal(cell.tokens, torch.cat([part[index].tokens for part in parts]))
         sums = [value for part in parts for value in part[index].nll_sums]
         assert cell.nll_sums.tolist() == pytest.approx(sums, rel=1e-5)
+        assert cell.counts.tolist() == [count for part in parts for count in part[index].counts]
     records, comparison = finish(summarise_cells(task, whole))
     assert all(isinstance(record, ComparisonProgress) for record in records)
     assert comparison.reference.scores.num_samples == 6

@@ -6,9 +6,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from stage import make_llama
+from stage import make_judge, make_llama, make_tokenizer
 from understudy import metrics
 from understudy.errors import DataError, SettingError
+from understudy.evaluation.judging import published_text, reading_of
 
 EOS = "<|endoftext|>"
 WORDS = [EOS, *(f"w{i}" for i in range(12))]
@@ -59,10 +60,10 @@ def test_what_counts_by_hand():
     tokenizer = make_words(eos_token=EOS)
     texts = [f"{EOS} w1 {EOS} w2 w3", f"w1 {EOS} w2 {EOS}", "w4 w5"]
     rows, scored = metrics.published_rows(texts, tokenizer, max_length=9, context=None)
-    assert [row.tolist() for row in rows] == [[0, 2, 0, 3, 4], [2, 0, 3, 0, 0], [5, 6, 0]]
+    assert [row.tolist() for row in rows] == [[0, 2, 0, 3, 4, 0], [2, 0, 3, 0, 0], [5, 6, 0]]
     # An end-of-text at the start uses up the one that counts; the second has one inside; the third gets the padding's.
     assert [row.tolist() for row in scored] == [
-        [True, True, False, True, True],
+        [True, True, False, True, True, False],
         [True, True, True, False, False],
         [True, True, True],
     ]
@@ -72,10 +73,43 @@ def test_a_sample_of_nothing_but_ends_weighs_nothing():
     judge, tokenizer = make_llama(vocab=len(WORDS)), make_words(eos_token=EOS)
     rows, scored = metrics.published_rows([f"{EOS} {EOS}", "w1 w2 w3"], tokenizer, max_length=9, context=32)
     sums, counts = zip(*((v.sum(), len(v)) for v in metrics.token_nlls(judge, rows, scored=scored)), strict=True)
-    assert counts == (0, 2)
+    assert counts == (0, 3)  # with the end that follows a text shorter than the maximum
     assert metrics.generative_perplexity(sums, counts) == metrics.generative_perplexity(sums[1:], counts[1:])
     low, high = metrics.bootstrap_interval(sums, counts)
     assert low == pytest.approx(high) == pytest.approx(metrics.generative_perplexity(sums, counts))
+
+
+def test_what_counts_of_a_text_depends_on_no_other():
+    texts = random_texts(np.random.default_rng(0), [3, 5, 9, 6, 4, 9], 0.2)
+    tokenizer = make_words(eos_token=EOS)
+    options = {"max_length": 9, "context": 4}
+    rows, scored = metrics.published_rows(texts, tokenizer, **options)
+    alone = [metrics.published_rows([text], tokenizer, **options) for text in texts]
+    for row, keep, ((own,), (own_keep,)) in zip(rows, scored, alone, strict=True):
+        assert (row.tolist(), keep.tolist()) == (own.tolist(), own_keep.tolist())
+
+
+def test_halves_are_read_as_the_whole():
+    tokenizer, judge = make_tokenizer(), make_judge(make_tokenizer())
+    # Letter by letter, so that texts encoded anew are shorter, each by another number of tokens.
+    texts = ["the cat sat ", "a dog, a cat", "the mat, the", "on the dog a"]
+    rows = [np.concatenate([tokenizer.encode(letter) for letter in text]) for text in texts]
+    free = [np.ones(len(row), dtype=bool) for row in rows]
+    options = {"protocol": "published", "tokenizer": tokenizer}
+    whole = reading_of(judge, rows, free, **options)
+    halves = [reading_of(judge, rows[part], free[part], **options) for part in (slice(0, 2), slice(2, 4))]
+    assert len({len(row) for row in whole.rows}) > 1
+    assert [row.tolist() for row in whole.rows] == [row.tolist() for half in halves for row in half.rows]
+    assert [row.tolist() for row in whole.scored] == [row.tolist() for half in halves for row in half.scored]
+
+
+def test_texts_are_decoded_as_the_published_code_does():
+    tokenizer = make_tokenizer()
+    text = "the cat , the dog . <|endoftext|>"
+    ids = np.array(tokenizer.encode(text))
+    assert published_text(ids, tokenizer) == text  # its configuration says no
+    del tokenizer.init_kwargs["clean_up_tokenization_spaces"]
+    assert published_text(ids, tokenizer) == "the cat, the dog. <|endoftext|>"
 
 
 def test_published_protocol_refuses():

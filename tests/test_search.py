@@ -70,14 +70,18 @@ def document(result):
     return json.dumps(content, sort_keys=True, allow_nan=False)
 
 
-def importance(weights=(4.0, 3.0, 2.0, 1.0), *, steps=8, keys=("L",), noise="loglinear", reference="H"):
-    """An analysis in which a light step of the k-th quarter adds weights[k] to the path KL."""
+def importance(steps=8, keys=("L",), noise="loglinear", reference="H", length=8, free=None, digests=None):
+    """An analysis in which a light step of the k-th quarter adds 4, 3, 2, 1 to the path KL."""
+    weights = (4.0, 3.0, 2.0, 1.0)
     per_step = np.repeat(np.array(weights), steps // 4)[None].repeat(len(keys), axis=0)
     means = per_step.reshape(len(keys), 4, -1).sum(axis=2)
-    path = PathDivergence(
-        "unconditional", steps, 8, 8, 10, keys, per_step, np.arange(5) * (steps // 4), means, np.eye(4 * len(keys))
-    )
-    return Importance(reference, {}, noise, None, (path,))
+    bins = np.arange(5) * (steps // 4)
+    variances = np.full_like(per_step, 4 / steps)
+    errors = np.eye(4 * len(keys))
+    place = (steps, length, length if free is None else free)
+    path = PathDivergence("unconditional", *place, 10, keys, per_step, variances, bins, means, errors)
+    models = {key: {"sha256": digest} for key, digest in (digests or {}).items()}
+    return Importance(reference, models, noise, None, (path,))
 
 
 # The space.
@@ -345,8 +349,26 @@ def test_a_journal_goes_on_to_more_samples_and_schedules(pair, judge):
     assert {record.unit.first for record in records if record.unit and str(record.unit.schedule) != "L8"} == {4}
 
 
+def test_a_part_of_a_chunk_is_kept(pair, judge):
+    journal = RecordJournal(None, {})
+    search(pair, judge, SETTINGS, journal=journal)  # chunks of 4 samples: the second has 2
+    settings = replace(SETTINGS, num_samples=11, judge_batch_size=1)
+    records, result = finish(search_schedules(pair, SPACE, judge, settings, journal=journal))
+    assert list(dict.fromkeys((unit.first, unit.end) for record in records if (unit := record.unit))) == [
+        (6, 8),
+        (8, 11),
+    ]
+    assert records[-1].passes_done == records[-1].num_passes
+    whole = search(pair, judge, settings)
+    assert [entry.num_samples for entry in result.entries] == [11] * 7
+    for entry in result.entries:
+        other = whole.entry(str(entry.schedule))
+        assert entry.nll_difference.difference == pytest.approx(other.nll_difference.difference, abs=1e-6)
+        assert (entry.nfe, entry.entropy) == (other.nfe, pytest.approx(other.entropy))
+
+
 def test_a_journal_of_another_job_is_refused(tmp_path):
-    RecordJournal(tmp_path / "j", SETTINGS.journal_job(8, {"judge": "a"}))
+    RecordJournal(tmp_path / "j", SETTINGS.journal_job(8, {"judge": "a"})).put("H8 0:4", {})
     with pytest.raises(SettingError, match="another judge, seed;"):
         RecordJournal(tmp_path / "j", replace(SETTINGS, seed=4).journal_job(8, {"judge": "b"}))
     # More samples of the same are the same job.
@@ -414,7 +436,8 @@ def test_an_analysis_on_another_grid_predicts_too(pair, judge):
     assert result.entry("H4,L4").predicted_path_kl == pytest.approx(4 * (2 + 1))
     coarse = search(pair, judge, importance=importance(steps=4), also=["interleaved"])
     assert coarse.entry("H4,L4").predicted_path_kl == pytest.approx(2 + 1)
-    assert coarse.entry(str(SPACE.rule("interleaved", "H"))).predicted_path_kl is None
+    interleaved = coarse.entry(str(SPACE.rule("interleaved", "H"))).predicted_path_kl
+    assert interleaved == pytest.approx((4 + 3 + 2 + 1) / 2)  # half of each step
 
 
 def test_without_a_plan_the_least_path_kl_is_the_planners(pair, judge):
@@ -449,6 +472,12 @@ def test_a_plan_of_another_cost_has_no_rank(pair, judge):
         ({"importance": importance(reference="X")}, "holds models against X, the search against H"),
         ({"importance": importance(keys=("M",))}, "knows nothing of model L, only M"),
         ({"importance": importance(), "condition": "prefix"}, "condition 'prefix' was not measured"),
+        ({"importance": importance(length=16)}, "made at length 16 and the search samples 8"),
+        ({"importance": importance(free=5)}, "'unconditional' leaves 5 of 8 tokens free and the search all"),
+        (
+            {"importance": importance(digests={"L": "b"}), "digests": {"H": "a", "L": "a"}},
+            "model L is not the one that",
+        ),
         ({"also": [ModelSchedule.parse("L9")]}, "L9 has 9 steps and the search 8"),
         ({"also": [ModelSchedule.parse("X8")]}, "names X, but models are bound to H, L only"),
         ({"also": ["best"]}, "'best' names no rule"),
@@ -458,6 +487,23 @@ def test_requests_are_checked_before_any_model_runs(pair, judge, options, messag
     with pytest.raises(SettingError, match=message) as caught:
         next(search_schedules(pair, SPACE, judge, SETTINGS, **options))
     assert "\n" not in str(caught.value)
+
+
+def test_analyses_of_the_same_models_and_of_unknown_ones_predict(pair, judge):
+    for known in ({}, {"H": "a"}, {"H": "a", "L": "b", "M": "c"}):
+        options = {"importance": importance(digests={"H": "a", "L": "b"}), "digests": known}
+        next(search_schedules(pair, SPACE, judge, SETTINGS, **options))
+
+
+def test_behind_a_prefix_the_analysis_may_have_another(pair, judge):
+    next(search_schedules(pair, SPACE, judge, replace(SETTINGS, prefix=(7, 8)), importance=importance(free=5)))
+
+
+def test_samples_of_one_token_are_refused_before_any_is_drawn(pair, judge, tokenizer):
+    with pytest.raises(SettingError, match="length is 1 and the judge reads 32 tokens at once"):
+        next(search_schedules(pair, SPACE, judge, replace(SETTINGS, length=1)))
+    with pytest.raises(SettingError, match="the judge reads 1 tokens at once"):
+        next(search_schedules(pair, SPACE, make_judge(tokenizer, context=1), SETTINGS))
 
 
 # The file and the picture.
@@ -474,7 +520,7 @@ def test_a_result_comes_back_from_its_file(pair, judge, tmp_path):
     (tmp_path / "search.json").write_text("{}")
     with pytest.raises(DataError, match="is no result of a search"):
         load(tmp_path / "search.json")
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match="there is no file"):
         load(tmp_path / "nothing.json")
 
 

@@ -2,17 +2,22 @@
 
 import json
 import re
+import shutil
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from stage import make_tokenizer, save_stage
+from importance_files import pair_importance
+from stage import make_llama, make_network, make_tokenizer, save_stage
 from understudy import search
 from understudy.cli.search import read_plan, read_space, search_command
 from understudy.errors import UnderstudyError
 from understudy.importance import Importance, PathDivergence
+from understudy.planning import Budget, make_plan
 from understudy.schedule import ModelSchedule
 
 SETTINGS = ("--steps", 8, "--length", 8, "--num-samples", 4, "--segments", 4, "--device", "cpu")
@@ -58,18 +63,24 @@ def call(stage, monkeypatch, tmp_path):
     return run
 
 
-def write_importance(path):
+def write_importance(path, length=8):
     per_step = np.linspace(2, 1, 8)[None]
+    variances = np.full((1, 8), 0.01)
     divergence = PathDivergence(
-        "unconditional", 8, 8, 8, 10, ("L",), per_step, np.arange(9), per_step, np.eye(8) * 0.01
+        "unconditional", 8, length, length, 10, ("L",), per_step, variances, np.arange(9), per_step, np.eye(8) * 0.01
     )
     Importance("H", {}, "loglinear", None, (divergence,)).save(path)
     return path
 
 
+def write_plan(path, schedule):
+    plan = make_plan(pair_importance(8), Budget(light_steps=4))
+    replace(plan, prediction=replace(plan.prediction, schedule=ModelSchedule.parse(schedule))).save(path)
+
+
 def test_one_document_and_its_file(call, tmp_path):
     write_importance(tmp_path / "importance.json")
-    (tmp_path / "plan.json").write_text(json.dumps({"format": "understudy-plan-1", "schedule": "H500,L500"}))
+    write_plan(tmp_path / "plan.json", "H500,L500")
     options = ("--importance", "importance.json", "--plan", "plan.json", "--also", "sandwich", "--also", "L100%")
     outcome = call(*SETTINGS, *options, "--output", "found.json", "--json")
     assert (outcome.exit_code, outcome.stderr) == (0, ""), outcome.output
@@ -109,7 +120,7 @@ def test_a_long_schedule_is_broken_after_commas(call, monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "80")
     steps = ("--steps", 64, "--length", 4, "--num-samples", 2, "--segments", 2, "--light-segments", 1)
     also = ("--also", "interleaved", "--also", "L10,H20,L10,H12,L12", "--importance", "importance.json")
-    write_importance(tmp_path / "importance.json")
+    write_importance(tmp_path / "importance.json", length=4)
     shown = call(*steps, *also, "--output", "a.json", "--device", "cpu").stdout
     assert max(map(len, shown.splitlines())) <= 80
     pieces = [words[0] for line in shown.splitlines() if (words := re.findall(r"(?:[HL]\d+,?)+", line))]
@@ -125,6 +136,31 @@ def test_a_second_run_reads_the_journal_and_agrees(call, tmp_path):
     assert second["schedules"] == first["schedules"]
     error = call(*SETTINGS, "--seed", 1, "--output", "a.json").exception
     assert "'a.jsonl' belongs to a job with another seed" in str(error)
+
+
+def test_a_journal_goes_with_the_weights_wherever_they_lie(call, stage, tmp_path):
+    assert call(*SETTINGS, "--output", "a.json").exit_code == 0
+    journal = (tmp_path / "a.jsonl").read_bytes()
+    moved = {name: shutil.copytree(path, tmp_path / name) for name, path in stage.items()}
+    models = ("--heavy", moved["heavy"], "--light", moved["light"], "--judge", moved["judge"])
+    assert call(*SETTINGS, "--output", "a.json", models=models).exit_code == 0
+    assert (tmp_path / "a.jsonl").read_bytes() == journal
+    make_network(1, 9, make_tokenizer()).save_pretrained(moved["light"])
+    make_llama(seed=9).save_pretrained(moved["judge"])
+    error = call(*SETTINGS, "--output", "a.json", models=models).exception
+    assert "belongs to a job with another judge, models;" in str(error)
+
+
+def test_the_judge_has_a_batch_size_of_its_own(call):
+    options = (*SETTINGS, "--batch-size", 3, "--judge-batch-size", 5, "--output", "a.json", "--json")
+    settings = json.loads(call(*options).stdout)["settings"]
+    assert (settings["batch_size"], settings["judge_batch_size"]) == (3, 5)
+
+
+def test_a_picture_that_cannot_be_is_noticed_before_the_work(call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    error = call("--output", "a.json", "--figure", "f.png", models=("--heavy", "gone", "--judge", "gone")).exception
+    assert "pictures need matplotlib" in str(error)
 
 
 def test_halving_and_figure(call, tmp_path):
@@ -144,7 +180,7 @@ def test_spaces_are_read_from_counts():
 
 
 def test_a_plan_is_resized(tmp_path):
-    (tmp_path / "p.json").write_text(json.dumps({"format": "understudy-plan-1", "schedule": "L125,H750,L125"}))
+    write_plan(tmp_path / "p.json", "L125,H750,L125")
     assert read_plan(tmp_path / "p.json", 64) == ModelSchedule.parse("L8,H48,L8")
 
 
@@ -160,7 +196,9 @@ def test_a_plan_is_resized(tmp_path):
         (("--output", "a.json", "--count", "L=2", "--count", "H=2", "--segments", 8), "shares out 4 segments"),
         (("--output", "a.json", "--also", "L4"), "column 1"),
         (("--output", "a.json", "--also", "X1000"), "names X, but models are bound to H, L only"),
-        (("--output", "a.json", "--plan", "none.json"), "understudy plan"),
+        (("--output", "a.json", "--plan", "none.json"), "there is no file 'none.json'; write one by `understudy plan"),
+        (("--output", "a.json", "--importance", "none.json"), "there is no file 'none.json'; write one by"),
+        (("--output", "a.json", "--length", 1), "length is 1 and the judge reads 32 tokens at once"),
         (("--output", "a.json", "--plan", "empty.json"), "is no plan (understudy-plan-1)"),
         (("--output", "a.json", "--importance", "empty.json"), "is no importance file"),
         (("--output", "a.json", "--condition", "prefix"), "--condition goes with --importance"),

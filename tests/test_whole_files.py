@@ -97,6 +97,12 @@ def test_what_is_no_json_object_says_how_to_mend_it(tmp_path, content):
         read_json(tmp_path / "a.json", mend="do it anew")
 
 
+def test_a_missing_file_is_not_called_damaged(tmp_path):
+    for path in (tmp_path / "gone.json", tmp_path):
+        with pytest.raises(DataError, match=r"^there is no file '[^']*'; do it anew$"):
+            read_json(path, mend="do it anew")
+
+
 def test_places_that_cannot_be_written_are_noticed_before(tmp_path):
     (tmp_path / "file").write_text("")
     check_writable(tmp_path / "new")

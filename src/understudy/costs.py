@@ -154,8 +154,6 @@ class CostTable:
     def load(cls, path: Path) -> "CostTable":
         """Read a table. Raises DataError where the file is missing, damaged or something else."""
         remedy = f"write one by `understudy bench --output {path}`"
-        if not path.is_file():
-            raise DataError(f"there is no cost table {str(path)!r}; {remedy}")
         content = read_json(path, mend=remedy)
         if content.get("format") != FORMAT:
             raise DataError(f"{str(path)!r} is no cost table ({FORMAT}); {remedy}")

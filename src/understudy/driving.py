@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator
 from typing import TypeVar
 
 R = TypeVar("R")
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -16,3 +17,14 @@ def run_to_end(run: Generator[R, None, T], show: Callable[[R], object] = lambda 
             result: T = stop.value
             return result
         show(record)
+
+
+def mapped(run: Generator[R, None, T], function: Callable[[R], S]) -> Generator[S, None, T]:
+    """Yield `function` of everything that `run` yields, and return what it returns."""
+    while True:
+        try:
+            record = next(run)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        yield function(record)

@@ -106,6 +106,8 @@ def sync_folder(folder: Path) -> None:
 
 def read_json(path: Path, *, mend: str) -> dict[str, Any]:
     """The JSON object in `path`. DataError, with what `mend` says to do about it, when there is none."""
+    if not path.is_file():
+        raise DataError(f"there is no file {str(path)!r}; {mend}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

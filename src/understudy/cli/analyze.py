@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from understudy.cli.models import Device, Heavy, Light, Models, Precision, load_models
+from understudy.cli.models import Device, Heavy, Light, Models, Precision, load_models, pick_device, pick_dtype
 from understudy.driving import run_to_end
 from understudy.environment import describe_environment
 from understudy.errors import SettingError
@@ -75,10 +76,12 @@ def analyze_command(
     Finished parts are kept in a file beside the output; stopped and given again, the analysis goes on.
     """
     from understudy.importance import AnalysisSettings
+    from understudy.report.canvas import check_can_draw
     from understudy.whole_files import check_writable
 
-    for path in (output, *([figure] if figure is not None else [])):
-        check_writable(path)
+    check_writable(output)
+    if figure is not None:
+        check_can_draw(figure)
     settings = AnalysisSettings(
         steps=steps,
         length=length,
@@ -93,8 +96,12 @@ def analyze_command(
     )
     models = load_models(heavy, light, model, device, precision)
     text = _text(data, models, settings.length, blocks, is_own=bool(heavy or light or model))
-    job = {"data": data or "bundled", "blocks": len(text), "paths": models.paths, "precision": precision}
-    importance = _analyze(models, text, settings, reference, job, output)
+    source = {"source": data or "bundled", "blocks": len(text), "sha256": sha256(text.tobytes()).hexdigest()}
+    numbers = {
+        "device": pick_device(device).partition(":")[0],
+        "dtype": str(pick_dtype(precision, pick_device(device))),
+    }
+    importance = _analyze(models, text, settings, reference, source, numbers, output)
     _draw(importance, figure)
     if as_json:
         typer.echo(json.dumps(importance.to_dict()))
@@ -107,21 +114,27 @@ def _analyze(
     text: Any,
     settings: "AnalysisSettings",
     reference: str | None,
-    job: dict[str, Any],
+    source: dict[str, Any],
+    numbers: dict[str, str],
     output: Path,
 ) -> "Importance":
-    """Run to the end and save; what is finished is kept beside the output until then."""
+    """Run to the end and save; what is finished is kept beside the output until then.
+
+    source: of the text. numbers: device and precision, which results depend on.
+    """
     from understudy.importance import analyze
     from understudy.record_journal import RecordJournal
 
     path = output.with_name(output.name + ".partial.jsonl")
+    job = {**vars(settings), **numbers, "text": source["sha256"], "models": models.digests, "reference": reference}
     run = analyze(
         models.denoisers,
         blocks=text,
         settings=settings,
         reference=reference,
-        models={key: {"path": path} for key, path in models.paths.items()},
-        journal=RecordJournal(path, {**vars(settings), **job, "reference": reference}),
+        models={key: {"path": path, "sha256": models.digests[key]} for key, path in models.paths.items()},
+        journal=RecordJournal(path, job),
+        data=source,
         command=shlex.join(["understudy", *sys.argv[1:]]),
         environment=describe_environment(),
     )
@@ -135,16 +148,14 @@ def _text(data: str | None, models: "ModelSet", length: int | None, count: int, 
     """Held-out blocks (J, L): of the given text, or that of the bundled pair. SettingError where there is neither."""
     from understudy.data import held_out_blocks
     from understudy.denoisers.model_set import bundled_held_out
+    from understudy.sampling.task import default_length
 
     if data is None and is_own:
         raise SettingError("give --data, held-out text for your models: a prepared folder or a text file")
-    denoisers = list(models.denoisers.values())
-    known = [model.max_length for model in denoisers if model.max_length is not None]
-    if length is None and not known:
-        raise SettingError("the models set no maximum length; give --length")
     source = bundled_held_out() if data is None else data
-    size = length or min(known)
-    return held_out_blocks(source, models.tokenizer, length=size, count=count, begin_id=denoisers[0].begin_id)
+    size = default_length(models.denoisers) if length is None else length
+    begin_id = next(iter(models.denoisers.values())).begin_id
+    return held_out_blocks(source, models.tokenizer, length=size, count=count, begin_id=begin_id)
 
 
 def _drive(run: Any) -> "Importance":
@@ -154,7 +165,7 @@ def _drive(run: Any) -> "Importance":
         bar = bars.add_task("analysis", total=None)
 
         def show(progress: "AnalysisProgress") -> None:
-            bars.update(bar, description=progress.stage, completed=progress.units_done, total=progress.num_units)
+            bars.update(bar, description=progress.stage, completed=progress.passes_done, total=progress.num_passes)
 
         found: Importance = run_to_end(run, show)
         return found

@@ -1,7 +1,6 @@
 """`understudy bench`: what a pass of each model takes on this machine."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,6 @@ from understudy.errors import SettingError
 
 if TYPE_CHECKING:
     from understudy.costs import CostTable, PassTime
-    from understudy.denoisers.protocol import Denoiser
 
 DEFAULT_BATCH_SIZES = (1, 8, 32)
 
@@ -46,6 +44,7 @@ def bench_command(
 ) -> None:
     """Time a pass of each model at each batch size. The table serves `understudy flops --cost-table`."""
     from understudy.costs import measure_costs
+    from understudy.sampling import default_length
     from understudy.whole_files import check_writable
 
     sizes = batch_size or list(DEFAULT_BATCH_SIZES)
@@ -64,7 +63,7 @@ def bench_command(
 
     run = measure_costs(
         models,
-        length=_longest(models) if length is None else length,
+        length=default_length(models) if length is None else length,
         steps=steps,
         batch_sizes=sizes,
         cuda_graphs=cuda_graphs,
@@ -76,14 +75,6 @@ def bench_command(
         typer.echo(json.dumps(table.to_dict()))
     else:
         _show(Console(), table, output)
-
-
-def _longest(models: "Mapping[str, Denoiser]") -> int:
-    """Tokens that every model takes."""
-    known = [model.max_length for model in models.values() if model.max_length is not None]
-    if not known:
-        raise SettingError("the models set no maximum length; give --length")
-    return min(known)
 
 
 def _show(console: Console, table: "CostTable", output: Path | None) -> None:

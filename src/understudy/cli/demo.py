@@ -1,4 +1,4 @@
-"""`understudy demo`: four schedules of the bundled models under the same noise."""
+"""`understudy demo`: five schedules of the bundled models under the same noise."""
 
 import json
 import shlex

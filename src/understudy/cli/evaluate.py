@@ -238,10 +238,12 @@ def _run(
 
 
 def _given_tokens(given: dict[str, Any], models: "ModelSet") -> dict[str, Any]:
-    """What samples begin with, as an option of sampling."""
+    """What samples begin with, as an option of sampling: each of every seed with a prefix of its own."""
     from understudy.evaluation import prefix_template, text_prefixes, validation_prefixes
+    from understudy.sampling import default_length
 
-    path, count, size = given["prefixes"], given["num_samples"], given["prefix_length"]
+    path, size = given["prefixes"], given["prefix_length"]
+    count = given["num_samples"] * len(given["seed"] or [0])
     if path is None:
         return {} if given["prefix"] is None else {"prefix": models.encode_prefix(given["prefix"])}
     if not path.is_dir():
@@ -250,9 +252,8 @@ def _given_tokens(given: dict[str, Any], models: "ModelSet") -> dict[str, Any]:
         raise SettingError("blocks hold no prefix of their own; say with --prefix-length how many tokens to take")
     else:
         rows = validation_prefixes(path, models.tokenizer, count=count, length=size)
-    known = [model.max_length for model in models.denoisers.values() if model.max_length is not None]
     first = next(iter(models.denoisers.values()))
-    return {"template": prefix_template(rows, given["length"] or min(known), first.mask_id)}
+    return {"template": prefix_template(rows, given["length"] or default_length(models.denoisers), first.mask_id)}
 
 
 def _num_processes() -> int:

@@ -20,7 +20,8 @@ ProtocolChoice = Annotated[
     Literal["ids", "retokenized", "published"],
     typer.Option(
         help="ids: as drawn, for a judge that shares the tokenizer. retokenized: texts encoded anew by the judge's. "
-        "published: the same as in the MDLM papers, special tokens kept, one end-of-text counted."
+        "published: the same as in the MDLM papers, special tokens kept, spaces cleaned up where the tokenizer's "
+        "configuration does not say no, one end-of-text counted."
     ),
 ]
 Retokenize = Annotated[bool, typer.Option("--retokenize", help="Short for --protocol retokenized.")]
@@ -51,7 +52,7 @@ Prefixes = Annotated[
     typer.Option(
         "--prefixes",
         metavar="DIR|FILE",
-        help="A prefix for each sample: held-out blocks of a prepared folder, or lines of a text file. "
+        help="A prefix for each sample of every seed: held-out blocks of a prepared folder, or lines of a text file. "
         "Only what follows is judged.",
     ),
 ]

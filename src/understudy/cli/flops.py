@@ -3,7 +3,7 @@
 import json
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -264,10 +264,16 @@ def _time_notes(document: dict[str, Any]) -> list[tuple[str, str]]:
     costs = document.get("cost_table")
     if costs is None:
         return []
-    meaning = f"milliseconds of those passes in batches of {costs['batch_size']} on {costs['place']}"
-    if any(row["steps"] != costs["steps"] for row in document["schedules"]):
-        meaning += f", timed at {costs['steps']} steps, where a pass reveals another number of tokens"
+    place = f"batches of {costs['batch_size']} on {costs['place']}"
+    note = grid_note(costs["steps"], [row["steps"] for row in document["schedules"]])
+    meaning = f"milliseconds of those passes in {place}{note}"
     return [("ms a sample", meaning), ("time", f"against {costs['reference']} making all of them")]
+
+
+def grid_note(timed_steps: int, steps: Iterable[int]) -> str:
+    """What to add to milliseconds where passes were timed at another number of steps than is counted."""
+    is_same = all(count == timed_steps for count in steps)
+    return "" if is_same else f", timed at {timed_steps} steps, where a pass reveals another number of tokens"
 
 
 def _table(rows: list[dict[str, Any]], schedule_width: int, is_wide: bool) -> Table:

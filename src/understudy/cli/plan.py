@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from understudy.cli.flops import SAVINGS, TIMES, read_costs
+from understudy.cli.flops import SAVINGS, TIMES, grid_note, read_costs
 from understudy.errors import SettingError
 
 if TYPE_CHECKING:
@@ -95,9 +95,12 @@ def plan_command(
     from understudy.planning import Limits, make_plan
     from understudy.whole_files import check_writable
 
-    for path in (output, figure):
-        if path is not None:
-            check_writable(path)
+    if output is not None:
+        check_writable(output)
+    if figure is not None:
+        from understudy.report.canvas import check_can_draw
+
+        check_can_draw(figure)
     found = Importance.load(importance)
     count = found.path(condition).num_steps if steps is None else steps
     forced = tuple(_read_range(text, count) for text in force or ())
@@ -197,6 +200,8 @@ def _show(console: Console, plan: "Plan", written: Sequence[Path]) -> None:
     for table in (_divergence_table(entries, console.width), _cost_table(entries)):
         if table is not None:
             console.print(table)
+    if settings.get("timed_steps") is not None and (note := grid_note(settings["timed_steps"], [settings["steps"]])):
+        console.print(f"Milliseconds in {_batches(plan)}{note}.", highlight=False, markup=False)
     console.print(plan.certificate.sentence, highlight=False, markup=False)
     if written:
         console.print("Written:", *(f"  {path}" for path in written), sep="\n", markup=False, highlight=False)
@@ -206,11 +211,15 @@ def _describe(plan: "Plan") -> str:
     """The budget in words."""
     budget = plan.settings["budget"]
     if plan.convention == "milliseconds":
-        place = f"batches of {plan.settings['batch_size']} on {plan.settings['place']}"
-        return f"at most {budget['milliseconds']:g} ms a sample in {place}"
+        return f"at most {budget['milliseconds']:g} ms a sample in {_batches(plan)}"
     if "saved" in budget:
         return f"at least {budget['saved']:.3%} of {plan.unit} saved"
     return f"{plan.prediction.light_steps} light"
+
+
+def _batches(plan: "Plan") -> str:
+    """What milliseconds hold for."""
+    return f"batches of {plan.settings['batch_size']} on {plan.settings['place']}"
 
 
 def _divergence_table(entries: "Sequence[Prediction]", width: int) -> Table:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from understudy.cli.evaluate_options import JudgeBatchSize
 from understudy.cli.models import Device, Heavy, Light, Models, Precision, load_models, pick_device, pick_dtype
 from understudy.cli.search_view import drive_search, show_search
 from understudy.environment import describe_environment
-from understudy.errors import DataError, SettingError
+from understudy.errors import SettingError
 from understudy.schedule import NAMED, ModelSchedule
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from understudy.importance import Importance
     from understudy.search import SearchSettings, SearchSpace
 
-PLAN_FORMAT = "understudy-plan-1"
 SEGMENTS, LIGHT_SEGMENTS = 8, 2
 
 Output = Annotated[
@@ -49,7 +49,7 @@ Counts = Annotated[
 ]
 Length = Annotated[int | None, typer.Option("--length", help="Tokens per sample. Default: the most the models take.")]
 NumSamples = Annotated[int, typer.Option("--num-samples", "-n", help="Samples of each schedule.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Most sequences in one pass, of models and judge.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Most sequences in one pass of the models.")]
 Chunk = Annotated[int, typer.Option("--chunk", help="Samples of a schedule between two entries in the journal.")]
 Seed = Annotated[int, typer.Option("--seed", help="All schedules share it.")]
 Noise = Annotated[str | None, typer.Option("--noise", help="loglinear or cosine. Default: that of the models.")]
@@ -61,7 +61,7 @@ ImportancePath = Annotated[
 Condition = Annotated[
     str | None, typer.Option("--condition", help="Which of the analysis's trajectories. Default: the first.")
 ]
-Plan = Annotated[
+PlanPath = Annotated[
     Path | None,
     typer.Option("--plan", metavar="FILE", help="Plan by `understudy plan`, to be ranked among the others."),
 ]
@@ -94,13 +94,14 @@ def search_command(
     length: Length = None,
     num_samples: NumSamples = 16,
     batch_size: BatchSize = 8,
+    judge_batch_size: JudgeBatchSize = 8,
     chunk: Chunk = 32,
     seed: Seed = 0,
     noise: Noise = None,
     prefix: Prefix = None,
     importance: ImportancePath = None,
     condition: Condition = None,
-    plan: Plan = None,
+    plan: PlanPath = None,
     also: Also = None,
     halving: Halving = None,
     first_round: FirstRound = None,
@@ -136,6 +137,7 @@ def _run(given: dict[str, Any]) -> None:
         also=also,
         importance=importance,
         condition=given["condition"],
+        digests=models.digests,
         journal=_journal(given, models, settings, space),
     )
     command = shlex.join(["understudy", *sys.argv[1:]])
@@ -155,19 +157,16 @@ def _check_files(given: dict[str, Any]) -> None:
     """Refuse what cannot be written or drawn, before anything is computed."""
     from understudy.whole_files import check_writable
 
-    output, figure = given["output"], given["figure"]
+    output = given["output"]
     if output.suffix != ".json":
         raise SettingError(
             f"--output is {str(output)!r}; name a file that ends in .json, its journal will end in .jsonl"
         )
     check_writable(output)
-    if figure is None:
-        return
-    from understudy.report import can_draw
+    if given["figure"] is not None:
+        from understudy.report.canvas import check_can_draw
 
-    check_writable(figure)
-    if not can_draw():
-        raise SettingError("--figure needs matplotlib: pip install 'understudy[plot]', or leave it out")
+        check_can_draw(given["figure"])
 
 
 def read_space(given: dict[str, Any]) -> "SearchSpace":
@@ -195,8 +194,8 @@ def read_space(given: dict[str, Any]) -> "SearchSpace":
 def _read_settings(given: dict[str, Any]) -> "SearchSettings":
     from understudy.search import SearchSettings
 
-    names = ("num_samples", "length", "seed", "noise", "batch_size", "chunk", "halving", "first_round")
-    return SearchSettings(**{name: given[name] for name in names}, judge_batch_size=given["batch_size"])
+    names = ("num_samples", "length", "seed", "noise", "batch_size", "judge_batch_size", "chunk", "halving")
+    return SearchSettings(**{name: given[name] for name in (*names, "first_round")})
 
 
 def read_plan(path: Path, num_steps: int) -> ModelSchedule:
@@ -204,14 +203,9 @@ def read_plan(path: Path, num_steps: int) -> ModelSchedule:
 
     DataError where the file is no plan, ScheduleError where its schedule cannot be resized.
     """
-    from understudy.whole_files import read_json
+    from understudy.planning import Plan
 
-    mend = f"write one by `understudy plan --output {path}`"
-    content = read_json(path, mend=mend)
-    schedule = content.get("schedule")
-    if content.get("format") != PLAN_FORMAT or not isinstance(schedule, str):
-        raise DataError(f"{str(path)!r} is no plan ({PLAN_FORMAT}); {mend}")
-    return ModelSchedule.parse(schedule).resized(num_steps)
+    return Plan.load(path).schedule.resized(num_steps)
 
 
 def _read_importance(given: dict[str, Any]) -> "Importance | None":
@@ -240,14 +234,16 @@ def _load(given: dict[str, Any]) -> "tuple[ModelSet, Judge]":
 
 
 def _journal(given: dict[str, Any], models: "ModelSet", settings: "SearchSettings", space: "SearchSpace") -> Any:
-    """Open the journal beside the output, told what its measurements depend on."""
+    """Open the journal beside the output, told what its measurements depend on; where models lie is not among it."""
+    from understudy.denoisers.loading import model_sha256
+    from understudy.denoisers.model_set import bundled_paths
     from understudy.record_journal import RecordJournal
 
-    place = pick_device(given["device"])
+    place, judge = pick_device(given["device"]), given["judge"]
     facts = {
-        "models": models.paths,
-        "judge": given["judge"],
+        "models": dict(models.digests),
+        "judge": model_sha256(bundled_paths()["judge"] if judge is None else judge),
         "device": place.partition(":")[0],
-        "precision": str(pick_dtype(given["precision"], place)).removeprefix("torch."),
+        "dtype": str(pick_dtype(given["precision"], place)).removeprefix("torch."),
     }
     return RecordJournal(given["output"].with_suffix(".jsonl"), settings.journal_job(space.num_steps, facts))

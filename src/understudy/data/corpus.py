@@ -64,7 +64,10 @@ class TextSource:
         files = self._files()
         if files is None:
             chosen = {"name": self.config, "split": self.split, "revision": self.revision}
-            yield from self._stream(self.location, "on the hub", path=self.location, **chosen)
+            failure = (
+                f"{self.location!r} is no file here and cannot be read from the hub (check the name or the connection)"
+            )
+            yield from self._stream(self.location, failure, path=self.location, **chosen)
             return
         # The JSON reader ends in StopIteration for empty files.
         filled = [file for file in files if file.stat().st_size]
@@ -73,7 +76,8 @@ class TextSource:
             # Brackets and stars in a file's name are the name, not a pattern.
             patterns = [glob.escape(str(file)) for file in group]
             name = str(group[0]) if len(group) == 1 else self.location
-            yield from self._stream(name, "as " + kind, path=kind, data_files=patterns, split="train", **extra)
+            failure = f"cannot read {name!r} as {kind}"
+            yield from self._stream(name, failure, path=kind, data_files=patterns, split="train", **extra)
 
     def _reader_options(self, kind: str) -> dict[str, Any]:
         if kind == "text":
@@ -113,7 +117,8 @@ class TextSource:
             raise DataError(f"no file {self.location!r}: check the path (a hub dataset is written owner/name)")
         return None
 
-    def _stream(self, name: str, how: str, **load: Any) -> Iterator[str]:
+    def _stream(self, shown: str, failure: str, /, **load: Any) -> Iterator[str]:
+        """Texts of what `load` names to the library; positional, since its arguments have names such as `name`."""
         datasets = _import_datasets()
         known_errors = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
         try:
@@ -126,9 +131,9 @@ class TextSource:
                     table = next(tables, None)
                 if table is None:
                     return
-                yield from _column(table, self.text_column, name)
+                yield from _column(table, self.text_column, shown)
         except known_errors as error:
-            raise DataError(f"cannot read {name!r} {how}: {one_line(error)}") from error
+            raise DataError(f"{failure}: {one_line(error)}") from error
 
 
 def _groups(files: list[Path]) -> Iterator[tuple[str, list[Path]]]:

@@ -3,6 +3,7 @@
 Weights are read from safetensors only, strictly; nothing is unpickled and no remote code runs.
 """
 
+import hashlib
 import json
 from collections.abc import Collection
 from pathlib import Path
@@ -19,6 +20,7 @@ from understudy.errors import ModelError, SettingError, one_line
 from understudy.hub import local_folder
 from understudy.quiet import quiet
 from understudy.tokenizer_files import TOKENIZER_FILES
+from understudy.whole_files import file_sha256
 
 MODEL_FILES = (*TOKENIZER_FILES, "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -91,6 +93,21 @@ def load_judge(path: str | Path, *, revision: str | None = None, device: str | t
     differing = [item if isinstance(item, str) else item[0] for item in report["mismatched_keys"]]
     _check_fit(folder, set(report["missing_keys"]) - set(differing), report["unexpected_keys"], differing)
     return judge.to(device).eval().requires_grad_(False)
+
+
+def model_sha256(path: str | Path, *, revision: str | None = None) -> str:
+    """Hex digest of a model's configuration and weights: what its answers depend on, wherever it lies.
+
+    Raises ModelError where there is no such model.
+    """
+    folder = local_folder(path, MODEL_FILES, revision=revision)
+    digest = hashlib.sha256()
+    for file in (folder / "config.json", *weight_files(folder)):
+        try:
+            digest.update(file_sha256(file).encode())
+        except OSError as error:
+            raise _truncated(file, error) from error
+    return digest.hexdigest()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

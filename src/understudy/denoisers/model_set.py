@@ -1,14 +1,14 @@
 """Several models under their schedule keys, with the tokenizer that they share."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from understudy.denoisers.loading import load_denoiser
+from understudy.denoisers.loading import load_denoiser, model_sha256
 from understudy.denoisers.protocol import Denoiser
 from understudy.errors import ModelError, PairingError, PromptError
 from understudy.tokenizer_files import load_tokenizer, tokenizer_sha256
@@ -16,11 +16,12 @@ from understudy.tokenizer_files import load_tokenizer, tokenizer_sha256
 
 @dataclass(frozen=True)
 class ModelSet:
-    """Models by key, their common tokenizer, and where they came from."""
+    """Models by key, their common tokenizer, where they came from, and what they are (`model_sha256`)."""
 
     denoisers: dict[str, Denoiser]
     tokenizer: Any
     paths: dict[str, str]
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def encode_prefix(self, text: str) -> list[int]:
         """Token ids of a prefix, after the begin token if the models were trained with one.
@@ -75,7 +76,9 @@ def load_model_set(
         raise PairingError(
             f"the models were trained on blocks that begin differently (begin token {listed}); pair others"
         )
-    return ModelSet(denoisers, tokenizers[first], {key: _recorded(path) for key, path in paths.items()})
+    recorded = {key: _recorded(path) for key, path in paths.items()}
+    digests = {key: model_sha256(path) for key, path in paths.items()}
+    return ModelSet(denoisers, tokenizers[first], recorded, digests)
 
 
 def _recorded(path: str | Path) -> str:

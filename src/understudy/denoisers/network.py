@@ -60,7 +60,8 @@ class DiTDenoiser:
     ) -> torch.Tensor:
         """Raw logits (R, V) at padded positions, all on the device; see `CapturableDenoiser.logits_at`."""
         if self._fused is not None:
-            return self._fused.logits_at(xt, columns, flat)
+            with torch.cuda.device(self.device):  # Triton launches on the current one
+                return self._fused.logits_at(xt, columns, flat)
         sigma = None if time is None else time.float()
         return cast(torch.Tensor, self.network.head(self.network.hidden_at(xt, columns, sigma).flatten(0, 1)[flat]))
 

@@ -23,10 +23,7 @@ def read_evaluation(path: str | Path) -> dict[str, Any]:
     A comparison has a list under `schedules`; a file of samples that was scored has its figures at the top and its
     path under `samples`. DataError for a file that is missing, damaged, of another format or without either.
     """
-    source = Path(path)
-    if not source.is_file():
-        raise DataError(f"there is no file {str(path)!r}; give one of `understudy evaluate --output`")
-    document = read_json(source, mend="evaluate again with --output")
+    document = read_json(Path(path), mend=f"write one by `understudy evaluate --output {path}`")
     if document.get("format") != FORMAT:
         raise DataError(
             f"{str(path)!r} has format {document.get('format')!r}, this version reads {FORMAT!r}; evaluate again"

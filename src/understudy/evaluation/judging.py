@@ -22,8 +22,8 @@ Protocol: TypeAlias = Literal["ids", "retokenized", "published"]
 
 ids: the token ids as they were drawn, for a judge that shares the tokenizer.
 retokenized: their text without special tokens, encoded by the judge's tokenizer; every token after the first counts.
-published: their text with special tokens, cut and counted as in `metrics.published_rows`. Figures of two protocols are
-not comparable.
+published: their text with special tokens, decoded as in `published_text`, cut and counted as in
+`metrics.published_rows`. Figures of two protocols are not comparable.
 """
 
 
@@ -72,11 +72,22 @@ def reading_of(
         raise SettingError(f"protocol is {protocol!r}; it must be ids, retokenized or published")
     if not all(row.all() for row in free):
         raise DataError("the published protocol scores whole texts, and some tokens were given; use another protocol")
-    texts = [
-        tokenizer.decode(row.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False) for row in rows
-    ]
+    texts = [published_text(row, tokenizer) for row in rows]
     context = metrics.context_length(judge.model)
     return Reading(*metrics.published_rows(texts, judge.tokenizer, max_length=max(map(len, rows)), context=context))
+
+
+def published_text(row: Ids, tokenizer: Any) -> str:
+    """Text of a sample as the published code decodes it: special tokens kept, spaces cleaned up where that is set.
+
+    That code leaves `clean_up_tokenization_spaces` to the tokenizer's configuration, and the transformers of its time
+    (4.38) took it for true where the configuration says nothing, as that of GPT-2. Then spaces before punctuation and
+    contractions go, whatever release of transformers is installed: newer ones do nothing of the kind for such
+    tokenizers. Those of `understudy prepare` say false.
+    """
+    text = str(tokenizer.decode(row.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    is_cleaned = tokenizer.init_kwargs.get("clean_up_tokenization_spaces", True)
+    return str(tokenizer.clean_up_tokenization(text)) if is_cleaned else text
 
 
 def _encoded_anew(judge: Judge, rows: Sequence[Ids], free: Sequence[Bools] | Bools, tokenizer: Any) -> Reading:

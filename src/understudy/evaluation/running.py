@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from understudy import metrics
 from understudy.denoisers import Denoiser
+from understudy.driving import mapped
 from understudy.evaluation.comparison import Comparison, ScheduleEvaluation, SeedScores
 from understudy.evaluation.frontier import frontier_difference
 from understudy.evaluation.judging import Judge, reading_of
@@ -29,7 +30,7 @@ from understudy.evaluation.scores import (
 )
 from understudy.evaluation.tasks import Cell, ComparisonProgress, ComparisonTask, Schedules
 from understudy.metrics import PairedDifference
-from understudy.sampling import SampleResult, SamplingOptions, SamplingTask, sample_steps
+from understudy.sampling import SampleResult, SamplingOptions, SamplingTask, StepRecord, sample_steps
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -60,11 +61,11 @@ def compare_schedules(
 
     schedules: by name, or a list that names itself; the first is the reference. options: those of
     `SamplingTask.create`, the same for all. temperatures, seeds: several, instead of the one among the options; the
-    samples of all seeds, `num_samples` of each, are pooled. scoring: protocol and further metrics; judge_batch_size
-    is a short way to that of `Scoring`. tokenizer: what reads the models' ids; the judge's unless given. Tokens given
-    by a prefix, suffix or template are context to the judge and are not scored. All requests are checked before any
-    model runs; the first records, one for each cell, say what is to come. The caller drives: stop early by not asking
-    for more.
+    samples of all seeds, `num_samples` of each, are pooled; a template of several rows then has one for every sample of
+    all seeds, seed by seed. scoring: protocol and further metrics; judge_batch_size is a short way to that of
+    `Scoring`. tokenizer: what reads the models' ids; the judge's unless given. Tokens given by a prefix, suffix or
+    template are context to the judge and are not scored. All requests are checked before any model runs; the first
+    records, one for each cell, say what is to come. The caller drives: stop early by not asking for more.
 
     Raises the errors of `SamplingTask.create`, `metrics.token_nlls` and the metrics that are asked for; SettingError
     for schedules of the same name.
@@ -179,16 +180,14 @@ def _scores(
 def _sample(cell: Cell) -> Generator[ComparisonProgress, None, SampleResult]:
     """Run one task and report after each pass."""
     remaining = np.bincount(cell.task.plan.events.samples, minlength=cell.task.plan.num_samples)
-    passes, steps = 0, sample_steps(cell.task)
-    while True:
-        try:
-            record = next(steps)
-        except StopIteration as stop:
-            result: SampleResult = stop.value
-            return result
+    total = int(remaining.sum())
+
+    def report(record: StepRecord) -> ComparisonProgress:
         remaining[record.samples] -= 1
-        passes += len(record.samples)
-        yield cell.progress("sampling", open_samples=int(np.count_nonzero(remaining)), passes=passes)
+        passes = total - int(remaining.sum())
+        return cell.progress("sampling", open_samples=int(np.count_nonzero(remaining)), passes=passes)
+
+    return (yield from mapped(sample_steps(cell.task), report))
 
 
 def _result(task: SamplingTask, done: SampledCell) -> SampleResult:

@@ -143,21 +143,39 @@ def _tasks(
     """A task for every temperature and schedule. Those of equal steps share one plan: it is most of their memory."""
     shared: dict[int, tuple[NDArray[np.int64], RevealPlan]] = {}
     tasks = {}
+    by_seed = _by_seed(seeds, options)
     for heat, (name, schedule) in product(temperatures, named.items()):
-        own = cast(SamplingOptions, {**options, "temperature": heat, "seed": seeds[0]})
-        task = SamplingTask.create(denoisers, schedule, **own)
+        own = {**options, "temperature": heat}
+        task = SamplingTask.create(denoisers, schedule, **cast(SamplingOptions, own | by_seed[0]))
         steps = task.schedule.num_steps
         if steps not in shared:
-            others = [_redrawn(task, seed) for seed in seeds[1:]]
-            shared[steps] = np.tile(task.template, (len(seeds), 1)), _pooled([task.plan, *others])
+            others = [
+                SamplingTask.create(denoisers, schedule, **cast(SamplingOptions, own | mine)) for mine in by_seed[1:]
+            ]
+            each = [task, *others]
+            shared[steps] = np.concatenate([one.template for one in each]), _pooled([one.plan for one in each])
         template, plan = shared[steps]
         tasks[heat, name] = replace(task, template=template, plan=plan)
     return tasks
 
 
-def _redrawn(task: SamplingTask, seed: int) -> RevealPlan:
-    is_free = task.template == task.mask_id
-    return RevealPlan.draw(is_free, task.plan.times, task.noise, seed=seed, first_index=task.first_index)
+def _by_seed(seeds: Sequence[int], options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each seed's samples have of their own: the seed, and its rows of a template that has more than one.
+
+    SettingError where seeds would have to share rows: pooled, their samples would count as independent.
+    """
+    template = options.get("template")
+    rows = 1 if template is None else len(np.atleast_2d(np.asarray(template)))
+    count = options.get("num_samples", 1)
+    if rows == 1 or len(seeds) == 1:
+        return [{"seed": seed} for seed in seeds]
+    if rows != count * len(seeds):
+        raise SettingError(
+            f"the template has {rows} rows for {count} samples of each of {len(seeds)} seeds; give one row, or "
+            f"{count * len(seeds)}, so that pooled samples are independent"
+        )
+    parts = np.split(np.asarray(template), len(seeds))
+    return [{"seed": seed, "template": part} for seed, part in zip(seeds, parts, strict=True)]
 
 
 def _pooled(plans: Sequence[RevealPlan]) -> RevealPlan:

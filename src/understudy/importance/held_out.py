@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from understudy.denoisers.protocol import Denoiser, Positions
+from understudy.errors import ModelError
 from understudy.importance.divergence import log_probabilities, row_divergence
 from understudy.importance.record import Curve, Floats, HeldOutCurves
 from understudy.noise import NoiseSchedule
@@ -33,6 +34,7 @@ def block_sums(
 
     blocks: int64 (J, L). uniforms: (J, L), where they lie below the mask probability a token is masked. Quantities are
     `cross_entropy KEY`, and of each model but the reference `kl KEY`, `reverse_kl KEY` and `agreement KEY`.
+    Raises ModelError for logits with NaN.
     """
     masked = uniforms < noise.mask_prob(time)
     sums: dict[str, Floats] = {COUNT: masked.sum(axis=1).astype(np.float64)}
@@ -44,6 +46,9 @@ def block_sums(
         for name, value in values.items():
             target = sums.setdefault(name, np.zeros(len(blocks)))
             target += np.bincount(owners, weights=value, minlength=len(blocks))
+    broken = sorted({name.split()[-1] for name, value in sums.items() if not np.isfinite(value).all()})
+    if broken:
+        raise ModelError(f"model {' or '.join(broken)} returned logits with NaN; is its checkpoint intact?")
     return {name: value.tolist() for name, value in sums.items()}
 
 
@@ -129,7 +134,4 @@ def _influence(sums: Floats, counts: Floats, mean: Floats) -> Floats:
 
 
 def _error(influence: Floats) -> Floats:
-    count = influence.shape[1]
-    if count < 2:
-        return np.full(len(influence), np.nan)
-    return np.asarray(influence.std(axis=1, ddof=1) / np.sqrt(count))
+    return np.asarray(influence.std(axis=1, ddof=1) / np.sqrt(influence.shape[1]))

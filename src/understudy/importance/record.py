@@ -105,8 +105,8 @@ class PathDivergence:
     probability that a masked token is revealed. No law of the samples alone can lie further apart than that.
 
     name: what was given ("unconditional", "prefix 32"). keys: the M models. per_step: (M, N), D_k estimated without
-    bias. bins: (B + 1,), steps at which the bins begin and end. bin_means: (M, B), nats per sequence and bin;
-    covariance: (M·B, M·B), of these means, model by model.
+    bias; step_variances: (M, N), of these estimates. bins: (B + 1,), steps at which the bins begin and end. bin_means:
+    (M, B), nats per sequence and bin; covariance: (M·B, M·B), of these means, model by model.
     """
 
     name: str
@@ -116,24 +116,47 @@ class PathDivergence:
     num_samples: int
     keys: tuple[str, ...]
     per_step: Floats
+    step_variances: Floats
     bins: NDArray[np.int64]
     bin_means: Floats
     covariance: Floats
 
     def path_kl(self, schedule: ModelSchedule) -> tuple[float, float]:
-        """KL(P ‖ Q) of a schedule over as many steps, and its standard error over samples.
+        """KL(P ‖ Q) of a schedule, and its standard error over samples. Keys not in `keys` count as the reference.
 
-        Keys that are not in `keys` count as the reference. SettingError where the numbers of steps differ.
+        Over another number of steps than was analysed, each analysed step counts by the share of its time that the
+        schedule gives to each model: the density of divergence in time stays, which is exact for small steps.
         """
-        if schedule.num_steps != self.num_steps:
-            raise SettingError(
-                f"the schedule has {schedule.num_steps} steps, the analysis {self.num_steps}; resize one of them"
-            )
+        shares = self._shares(schedule)
+        variance = max(0.0, float(self.covariance_of(shares[None])[0, 0]))
+        return float((shares * self.per_step).sum()), float(np.sqrt(variance))
+
+    def _shares(self, schedule: ModelSchedule) -> Floats:
+        """Share of each analysed step that each model makes (M, N), in [0, 1]."""
         steps = np.array(schedule.steps())
-        taken = np.array([steps == key for key in self.keys])  # (M, N)
-        shares = np.add.reduceat(taken, self.bins[:-1], axis=1) / np.diff(self.bins)
-        weights = shares.ravel()
-        return float((taken * self.per_step).sum()), float(np.sqrt(weights @ self.covariance @ weights))
+        if schedule.num_steps == self.num_steps:
+            return np.array([steps == key for key in self.keys], dtype=np.float64)
+        edges = np.arange(schedule.num_steps + 1) / schedule.num_steps
+        where = np.arange(self.num_steps + 1) / self.num_steps
+        times = [np.append(0.0, np.cumsum(steps == key)) / schedule.num_steps for key in self.keys]
+        return np.array([np.diff(np.interp(where, edges, time)) for time in times]) * self.num_steps
+
+    def covariance_of(self, shares: Floats) -> Floats:
+        """Covariance (K, K) of K sums over steps, each a share (K, M, N) of every analysed step.
+
+        Exact where shares are the same all over each bin. Within a bin, steps are taken to covary all alike: of its
+        variance, what single steps do not explain goes with the share of its pairs of steps.
+        """
+        starts, sizes = self.bins[:-1], np.tile(np.diff(self.bins), len(self.keys))
+        alone = np.add.reduceat(self.step_variances, starts, axis=1).ravel()
+        of_pair = (np.diag(self.covariance) - alone) / np.maximum(sizes * (sizes - 1), 1)
+        taken = np.add.reduceat(shares, starts, axis=2).reshape(len(shares), -1)  # (K, M·B)
+        weights = taken / sizes
+        between = self.covariance - np.diag(np.diag(self.covariance))
+        flat = shares.reshape(len(shares), -1)
+        own = np.repeat(of_pair, sizes)  # what one step, paired with itself, must not count
+        same = (flat * (self.step_variances.ravel() - own)) @ flat.T
+        return np.asarray(same + (taken * of_pair) @ taken.T + weights @ between @ weights.T)
 
     def smooth(self, num_steps: int | None = None) -> Floats:
         """D_k of any number of steps (M, N'), in nats per sequence, with the noise of single steps smoothed away.
@@ -157,7 +180,7 @@ class PathDivergence:
     def from_dict(cls, content: Mapping[str, Any]) -> "PathDivergence":
         """Inverse of `to_dict`."""
         fields: dict[str, Any] = {name: content[name] for name in cls.__dataclass_fields__}
-        for name in ("per_step", "bin_means", "covariance"):
+        for name in ("per_step", "step_variances", "bin_means", "covariance"):
             fields[name] = np.array(fields[name], dtype=np.float64)
         return cls(**{**fields, "keys": tuple(fields["keys"]), "bins": np.array(fields["bins"], dtype=np.int64)})
 
@@ -166,8 +189,9 @@ class PathDivergence:
 class Importance:
     """All that an analysis found. `reference` is the key of the model that the others are held against.
 
-    models: by key, the reference first, where each came from and its `shape` (width, blocks, vocab_size) or None.
-    held_out: None where there was no text. paths: one for each condition, unconditional first. settings, command,
+    models: by key, the reference first, where each came from, its `sha256`, and its `shape` (width, blocks, vocab_size)
+    or None. data: of the held-out text, where it came from, its blocks and their digest. held_out: None where there was
+    no text. paths: one for each condition, unconditional first. settings, command,
     environment: how it was made.
     """
 
@@ -176,6 +200,7 @@ class Importance:
     noise: str
     held_out: HeldOutCurves | None
     paths: tuple[PathDivergence, ...]
+    data: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     command: str | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
@@ -198,6 +223,7 @@ class Importance:
             "reference": self.reference,
             "models": {key: dict(model) for key, model in self.models.items()},
             "noise": self.noise,
+            "data": dict(self.data),
             "held_out": None if self.held_out is None else self.held_out.to_dict(),
             "paths": [path.to_dict() for path in self.paths],
             "settings": dict(self.settings),
@@ -221,6 +247,7 @@ class Importance:
                 reference=content["reference"],
                 models=content["models"],
                 noise=content["noise"],
+                data=content["data"],
                 held_out=None if held_out is None else HeldOutCurves.from_dict(held_out),
                 paths=tuple(PathDivergence.from_dict(entry) for entry in content["paths"]),
                 settings=content["settings"],

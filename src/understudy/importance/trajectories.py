@@ -9,7 +9,7 @@ expectation and, step by step, less variance.
 Shapes: n samples, L length, N steps, M models besides the reference, B bins, R positions looked at.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from understudy.denoisers.protocol import Denoiser, Positions
 from understudy.errors import ModelError
 from understudy.importance.divergence import log_probabilities, row_divergence
-from understudy.importance.record import Floats, PathDivergence
+from understudy.importance.record import PathDivergence
 from understudy.sampling import SamplingTask
 from understudy.sampling.passes import EagerPasses
 from understudy.sampling.queue import Pass, PassQueue
+
+SETTLE_EVERY = 64  # passes whose results lie on the device at a time
 
 
 def bin_edges(num_steps: int, num_bins: int) -> NDArray[np.int64]:
@@ -104,18 +106,20 @@ def _reveal_order(task: SamplingTask) -> tuple[NDArray[np.int64], NDArray[np.int
 
 def measure_chunk(
     task: SamplingTask, others: Mapping[str, Denoiser], *, positions: int, edges: NDArray[np.int64]
-) -> dict[str, Any]:
-    """Sample a task by its one model, the reference, and sum what is found over its samples; plain values.
+) -> Generator[int, None, dict[str, Any]]:
+    """Sample a task by its one model, the reference, and sum what is found over its samples.
 
-    `count` n, `steps` Σ of D_k (M, N), `bins` Σ over samples of their sums in bins (M·B), `squares` Σ of the products
-    of these (M·B, M·B).
+    Yields the number of sequences in each pass. The return value is plain: `count` n; `steps` and `step_squares`, Σ
+    over samples of D_k and of its square (M, N); `bins`, Σ of their sums in bins (M·B); `squares`, Σ of the products of
+    these (M·B, M·B). ModelError for logits that nobody can draw from.
     """
     device = next(iter(task.denoisers.values())).device
     canvas = torch.tensor(task.template, device=device)
     passes = MeasuredPasses(task, canvas, others, positions)
-    for number, _ in enumerate(passes.run(PassQueue(task.plan, task.schedule, task.batch_size))):
-        if number % 64 == 63:
+    for number, batch in enumerate(passes.run(PassQueue(task.plan, task.schedule, task.batch_size))):
+        if number % SETTLE_EVERY == SETTLE_EVERY - 1:
             passes.settle()
+        yield len(batch.samples)
     passes.settle()
     if not bool(passes.is_healthy) or not np.isfinite(passes.values).all():
         raise ModelError("a model returned logits with NaN or no finite entry; is its checkpoint intact?")
@@ -123,6 +127,7 @@ def measure_chunk(
     return {
         "count": len(canvas),
         "steps": passes.values.sum(axis=0).tolist(),
+        "step_squares": (passes.values**2).sum(axis=0).tolist(),
         "bins": binned.sum(axis=0).tolist(),
         "squares": (binned.T @ binned).tolist(),
     }
@@ -131,11 +136,10 @@ def measure_chunk(
 def path_divergence(
     name: str, chunks: Sequence[Mapping[str, Any]], keys: Sequence[str], edges: NDArray[np.int64], task: SamplingTask
 ) -> PathDivergence:
-    """Put the chunks of one condition together."""
+    """Put the chunks of one condition together; two samples or more."""
     count = sum(chunk["count"] for chunk in chunks)
-    total = {what: np.sum([chunk[what] for chunk in chunks], axis=0) for what in ("steps", "bins", "squares")}
-    means: Floats = total["bins"] / count
-    spread = total["squares"] / count - np.outer(means, means)
+    names = ("steps", "step_squares", "bins", "squares")
+    mean = {name: np.sum([chunk[name] for chunk in chunks], axis=0) / count for name in names}
     return PathDivergence(
         name=name,
         num_steps=task.plan.num_steps,
@@ -143,8 +147,9 @@ def path_divergence(
         free_positions=int(np.count_nonzero(task.template[0] == task.mask_id)),
         num_samples=count,
         keys=tuple(keys),
-        per_step=total["steps"] / count,
+        per_step=mean["steps"],
+        step_variances=(mean["step_squares"] - mean["steps"] ** 2) / (count - 1),
         bins=edges,
-        bin_means=means.reshape(len(keys), -1),
-        covariance=spread / max(1, count - 1),
+        bin_means=mean["bins"].reshape(len(keys), -1),
+        covariance=(mean["squares"] - np.outer(mean["bins"], mean["bins"])) / (count - 1),
     )

@@ -34,7 +34,10 @@ def bootstrap_interval(
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Difference of mean NLL in nats per token with its interval; above 0 where the second is worse."""
+    """Difference of two means over paired samples with its interval, above 0 where the second is larger.
+
+    Of NLL in nats per token, where larger is worse, or of entropy in nats, where it is not.
+    """
 
     difference: float
     low: float

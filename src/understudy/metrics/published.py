@@ -20,10 +20,12 @@ def published_rows(
 
     Texts are cut into chunks of C tokens that do not overlap. Counted are all tokens but end-of-text, and the first
     end-of-text of each chunk; the first token of a chunk has nothing before it and is never scored (`token_nlls` sees
-    to that). The published code pads with end-of-text, so a text shorter than the longest is followed by one that
-    counts where its chunk has none before: it is appended here, and padding is not needed. Perplexity is over the
-    tokens of all samples. Unlike there, no sample is dropped for not filling a batch, all texts are one batch as far as
-    "the longest" goes, and the softmax is in float64.
+    to that). The published code pads with end-of-text to the longest of a batch, so a shorter text is followed by one
+    that counts where its chunk has none before. Here one is appended to every text shorter than max_length, as in a
+    batch whose longest fills it, and padding is not needed: what counts of a text depends on no other. It differs from
+    there for batches in which no text fills max_length; their longest texts get an end that counts. Perplexity is over
+    the tokens of all samples. Unlike there, no sample is dropped for not filling a batch, and the softmax is in
+    float64.
 
     Gives ids and bools of each text, for `token_nlls(judge, rows, scored=…)`. DataError for a tokenizer without an
     end-of-text token, SettingError for a max_length below 2.
@@ -34,8 +36,7 @@ def published_rows(
     if max_length < 2:
         raise SettingError(f"max_length is {max_length}; nothing is scored below 2 tokens")
     encoded = [np.array(tokenizer(text, verbose=False).input_ids[:max_length], dtype=np.int64) for text in texts]
-    longest = max(map(len, encoded))
-    rows = [row if len(row) == longest else np.append(row, eos) for row in encoded]
+    rows = [row if len(row) == max_length else np.append(row, eos) for row in encoded]
     return rows, [_counted(row, eos, context or len(row)) for row in rows]
 
 

@@ -8,7 +8,7 @@ With P the law of trajectories under the reference and Q under a schedule, KL(P 
 another model makes, of that step's divergence. So a schedule is chosen step by step, but for budget and limits.
 """
 
-from understudy.planning.costing import Convention, planning_problem, predict
+from understudy.planning.costing import Convention, planning_problem
 from understudy.planning.frontier import FrontierPoint, frontier
 from understudy.planning.plan import Certificate, Plan, Prediction
 from understudy.planning.planner import Budget, make_plan
@@ -29,6 +29,5 @@ __all__ = [
     "frontier",
     "make_plan",
     "planning_problem",
-    "predict",
     "solve",
 ]

@@ -14,7 +14,6 @@ from understudy.flops import TransformerShape, expected_step_flops, expected_ste
 from understudy.importance import Importance, PathDivergence
 from understudy.noise import noise_schedule
 from understudy.planning.problem import PlanningProblem
-from understudy.schedule import ModelSchedule
 
 Floats = NDArray[np.float64]
 Convention: TypeAlias = Literal["blocks", "head", "executed", "milliseconds", "steps"]
@@ -60,11 +59,16 @@ def planning_problem(
 
 def model_shapes(importance: Importance) -> dict[str, TransformerShape] | None:
     """Shapes of all models, None unless all are known. DataError where one is damaged."""
+    shapes = _known_shapes(importance)
+    return shapes if len(shapes) == len(importance.models) else None
+
+
+def _known_shapes(importance: Importance) -> dict[str, TransformerShape]:
     shapes: dict[str, TransformerShape] = {}
     for key, model in importance.models.items():
         content = model.get("shape")
         if content is None:
-            return None
+            continue
         try:
             shapes[key] = TransformerShape(**{name: int(size) for name, size in content.items()})
         except (AttributeError, TypeError, ValueError) as error:
@@ -72,26 +76,6 @@ def model_shapes(importance: Importance) -> dict[str, TransformerShape] | None:
                 f"the shape of model {key} in the importance file is damaged ({error}); analyze again"
             ) from error
     return shapes
-
-
-def predict(path: PathDivergence, schedule: ModelSchedule) -> tuple[float, float]:
-    """Path KL of a schedule of any number of steps in nats per sequence, and its standard error, from raw estimates.
-
-    Over another number of steps than the analysis each of its steps counts by the share of its time that the schedule
-    gives to each model: divergence keeps its density in time, which is exact for small steps.
-    """
-    if schedule.num_steps == path.num_steps:
-        return path.path_kl(schedule)
-    edges = np.arange(schedule.num_steps + 1) / schedule.num_steps
-    where = np.arange(path.num_steps + 1) / path.num_steps
-    steps = np.array(schedule.steps())
-    taken = []
-    for key in path.keys:
-        time = np.concatenate([[0.0], np.cumsum(steps == key) / schedule.num_steps])
-        taken.append(np.diff(np.interp(where, edges, time)) * path.num_steps)
-    shares = np.array(taken)  # (M, N)
-    weights = (np.add.reduceat(shares, path.bins[:-1], axis=1) / np.diff(path.bins)).ravel()
-    return float((shares * path.per_step).sum()), float(np.sqrt(weights @ path.covariance @ weights))
 
 
 def _costs(
@@ -110,7 +94,7 @@ def _costs(
         if costs is None:
             raise SettingError("planning in milliseconds needs pass times; give a cost table of `understudy bench`")
         table, batch_size = costs
-        check_length(table, path)
+        check_table(table, importance, path)
         times = [table.pass_time(key, batch_size).per_sequence for key in keys]
         return np.outer(expected_step_passes(count, noise, path.free_positions), times)
     shapes = model_shapes(importance)
@@ -126,10 +110,21 @@ def _costs(
     return np.tile([float(cost.blocks if convention == "blocks" else cost.total) for cost in passes], (count, 1))
 
 
-def check_length(table: CostTable, path: PathDivergence) -> None:
-    """Raise SettingError where pass times are of another length than the analysis."""
+def check_table(table: CostTable, importance: Importance, path: PathDivergence) -> None:
+    """Raise SettingError where pass times are of another length than the analysis, or of models of other shapes."""
     if table.length != path.length:
         raise SettingError(
             f"the cost table was measured at length {table.length}, the analysis at {path.length}; measure again by "
             f"`understudy bench --length {path.length}`"
         )
+    for key, shape in _known_shapes(importance).items():
+        measured = table.shapes.get(key, shape)
+        if measured != shape:
+            raise SettingError(
+                f"the cost table measured {key} as {_shape_text(measured)}, and {_shape_text(shape)} was analysed; "
+                "measure the same models by `understudy bench`"
+            )
+
+
+def _shape_text(shape: TransformerShape) -> str:
+    return f"{shape.blocks}x{shape.width} over {shape.vocab_size} tokens"

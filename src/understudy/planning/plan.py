@@ -61,12 +61,15 @@ class Certificate:
 
     P_x0 and Q_x0 being the laws of the texts of the reference alone and of the schedule, KL(P_x0 ‖ Q_x0) is at most the
     path KL (data processing); so total variation, the most by which the probability of anything can differ, is at most
-    min(1, √(KL/2)) (Pinsker). Both hold for the true path KL; `upper` is its estimate plus 1.645 standard errors.
+    min(1, √(KL/2)) (Pinsker). Both hold for the true path KL, which is known by an estimate only; so they are stated at
+    `upper`, its estimate plus 1.645 standard errors. extrapolated_from: steps of the analysis where the schedule has
+    others, else None; what that adds to the error is not in it.
     """
 
     reference: str
     path_kl: float
     path_kl_se: float
+    extrapolated_from: int | None = None
 
     @property
     def upper(self) -> float:
@@ -75,15 +78,17 @@ class Certificate:
 
     @property
     def total_variation(self) -> float:
-        """Pinsker's bound at the estimate, in [0, 1]."""
-        return min(1.0, math.sqrt(max(0.0, self.path_kl) / 2))
+        """Pinsker's bound at `upper`, in [0, 1]."""
+        return min(1.0, math.sqrt(max(0.0, self.upper) / 2))
 
     @property
     def sentence(self) -> str:
         """The bound in words."""
+        grid = "" if self.extrapolated_from is None else f", extrapolated from {self.extrapolated_from} steps"
         bound = (
-            f"KL(P_x0 || Q_x0) <= {self.path_kl:.4g} ± {self.path_kl_se:.2g} nats a sequence: the texts are no further "
-            f"than this from those of {self.reference} alone, whatever is asked of them"
+            f"KL(P_x0 || Q_x0) <= {self.upper:.4g} nats a sequence, with 95 % confidence ({self.path_kl:.4g} ± "
+            f"{self.path_kl_se:.2g}{grid}): the texts are no further than this from those of {self.reference} alone, "
+            "whatever is asked of them"
         )
         if self.total_variation < 1:
             return f"{bound}; nothing is more or less probable by more than {self.total_variation:.3g} (Pinsker)."
@@ -155,7 +160,9 @@ class Plan:
     @property
     def certificate(self) -> Certificate:
         """What the prediction certifies."""
-        return Certificate(self.keys[0], self.prediction.path_kl, self.prediction.path_kl_se)
+        analysed = self.settings.get("analysed_steps")
+        origin = None if analysed == self.schedule.num_steps else analysed
+        return Certificate(self.keys[0], self.prediction.path_kl, self.prediction.path_kl_se, origin)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -191,8 +198,6 @@ class Plan:
     def load(cls, path: str | Path) -> "Plan":
         """Read a file. DataError where it is missing, damaged or something else."""
         mend = f"write one by `understudy plan --output {path}`"
-        if not Path(path).is_file():
-            raise DataError(f"there is no plan {str(path)!r}; {mend}")
         content = read_json(Path(path), mend=mend)
         if content.get("format") != FORMAT:
             raise DataError(f"{str(path)!r} is no plan ({FORMAT}); {mend}")

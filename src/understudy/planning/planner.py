@@ -13,7 +13,7 @@ from understudy.errors import SettingError
 from understudy.flops import expected_report
 from understudy.importance import Importance, PathDivergence
 from understudy.noise import noise_schedule
-from understudy.planning.costing import Convention, check_length, model_shapes, planning_problem, predict
+from understudy.planning.costing import Convention, check_table, model_shapes, planning_problem
 from understudy.planning.frontier import frontier
 from understudy.planning.plan import DivergenceCurve, FrontierEntry, Plan, Prediction
 from understudy.planning.problem import Limits, PlanningProblem
@@ -71,7 +71,7 @@ class _Planner:
     def predict(self, name: str, schedule: ModelSchedule) -> Prediction:
         """Everything that is known of a schedule."""
         shapes, noise = model_shapes(self.importance), noise_schedule(self.importance.noise)
-        value, error = predict(self.path, schedule)
+        value, error = self.path.path_kl(schedule)
         cost, path = self.problem.cost_of(schedule), self.path
         where = {"length": path.length, "free_positions": path.free_positions}
         milliseconds = time_saved = None
@@ -135,7 +135,7 @@ class _Planner:
                 cost=points[index].cost,
                 saved=self.saved(points[index].cost),
                 divergence=points[index].divergence,
-                path_kl=predict(self.path, points[index].schedule)[0],
+                path_kl=self.path.path_kl(points[index].schedule)[0],
             )
             for index in _thinned(len(points))
         )
@@ -187,7 +187,7 @@ def make_plan(
         raise SettingError("light steps are limited and budgeted; give them as the budget only")
     path = importance.path(condition)
     if costs is not None:
-        check_length(costs[0], path)
+        check_table(costs[0], importance, path)
     convention = _convention(importance, budget)
     problem = planning_problem(importance, convention, steps=steps, condition=condition, costs=costs)
     planner = _Planner(importance, path, problem, costs)
@@ -240,4 +240,5 @@ def _settings(
         "limits": bounds,
         "batch_size": None if costs is None else costs[1],
         "place": None if costs is None else costs[0].place,
+        "timed_steps": None if costs is None else costs[0].steps,
     }

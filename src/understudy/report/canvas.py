@@ -4,16 +4,32 @@ Drawn on a canvas of their own, through matplotlib's objects: nothing global is 
 """
 
 import io
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from understudy.errors import SettingError
-from understudy.whole_files import write_bytes
+from understudy.whole_files import check_writable, write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, PAPER, GRID = "#22262B", "#FFFFFF", "#D9DDE2"
+
+
+def can_draw() -> bool:
+    """Whether pictures can be made, that is whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
+def check_can_draw(path: Path) -> None:
+    """Raise, before any work is done, where a picture could not be made or written later.
+
+    SettingError without matplotlib, DataError for a place that cannot be written to.
+    """
+    if not can_draw():
+        raise SettingError("pictures need matplotlib: pip install 'understudy[plot]', or ask for none")
+    check_writable(path)
 
 
 def new_figure(size: tuple[float, float]) -> "Figure":

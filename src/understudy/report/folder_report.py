@@ -8,6 +8,7 @@ from understudy import __version__
 from understudy.denoisers.model_set import bundled_paths
 from understudy.errors import DataError, ScheduleError, SettingError, one_line
 from understudy.report.blocks import Chapter, Report, Section
+from understudy.report.canvas import can_draw
 from understudy.report.collection import Collection, Source, collect
 from understudy.report.cost_frontier import cost_frontiers
 from understudy.report.evaluation_sections import comparison_section, cost_section, scores_section
@@ -17,7 +18,6 @@ from understudy.report.plan_section import plan_section
 from understudy.report.report_markdown import render_markdown
 from understudy.report.report_page import render_report_page
 from understudy.report.search_section import search_section
-from understudy.report.write import can_draw
 from understudy.tokenizer_files import load_tokenizer
 from understudy.whole_files import check_folder, make_folder, write_together
 

@@ -39,10 +39,10 @@ def quarters(path: PathDivergence, key: str) -> tuple[NDArray[np.float64], NDArr
     row, edges = path.keys.index(key), np.round(np.linspace(0, path.num_steps, 5)).astype(int)
     steps = np.arange(path.num_steps)
     taken = (steps >= edges[:-1, None]) & (steps < edges[1:, None])  # (4, N)
-    shares = np.add.reduceat(taken, path.bins[:-1], axis=1) / np.diff(path.bins)  # (4, B)
-    own = slice(row * shares.shape[1], (row + 1) * shares.shape[1])
-    covariance = path.covariance[own, own] if path.num_samples > 1 else np.full_like(path.covariance[own, own], np.nan)
-    return taken @ path.per_step[row], shares @ covariance @ shares.T
+    shares = np.zeros((4, *path.per_step.shape))
+    shares[:, row] = taken
+    covariance = path.covariance_of(shares) if path.num_samples > 1 else np.full((4, 4), np.nan)
+    return taken @ path.per_step[row], covariance
 
 
 def _facts(importance: Importance) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from understudy.report.blocks import Block, Origin, Picture
-from understudy.report.write import can_draw
+from understudy.report.canvas import can_draw
 
 _COUNTS = {
     "cpu_count": ("core", "cores"),

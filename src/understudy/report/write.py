@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from understudy.environment import describe_environment
 from understudy.evaluation import FORMAT, Comparison, ScheduleEvaluation
+from understudy.report.canvas import can_draw
 from understudy.report.comparison_figure import render_comparison
 from understudy.report.comparison_page import render_page
 from understudy.saved_samples import written_by
@@ -24,11 +24,6 @@ def draw_comparison(comparison: Comparison, path: str | Path) -> None:
     picture, target = render_comparison(comparison), Path(path)
     make_folder(target.parent)
     write_bytes(target, picture)
-
-
-def can_draw() -> bool:
-    """Whether pictures can be made, that is whether matplotlib is installed."""
-    return find_spec("matplotlib") is not None
 
 
 def write_comparison(

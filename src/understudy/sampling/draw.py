@@ -32,7 +32,8 @@ def draw(
     if logits.is_cuda and temperature > 0 and top_p == 1 and HAS_TRITON:
         from understudy.sampling import draw_kernels  # here, because it needs Triton
 
-        return draw_kernels.draw(logits, uniforms, mask_id, temperature)
+        with torch.cuda.device(logits.device):  # Triton launches on the current one
+            return draw_kernels.draw(logits, uniforms, mask_id, temperature)
     probs = probabilities(logits, mask_id, temperature=temperature, top_p=top_p)
     return inverse_cdf(probs, uniforms), torch.isfinite(probs).all()
 

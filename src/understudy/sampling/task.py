@@ -97,7 +97,7 @@ class SamplingTask:
         _check_positive(num_samples=num_samples, batch_size=batch_size, steps=steps, length=length)
         mask_id, vocab_size = _check_pairing(denoisers)
         if template is None:
-            length = length if length is not None else _default_length(denoisers)
+            length = length if length is not None else default_length(denoisers)
             row = fill_template(length, mask_id, _given(prefix, "prefix"), _given(suffix, "suffix"))
             canvas = np.tile(row, (num_samples, 1))
         else:
@@ -185,10 +185,11 @@ def _check_pairing(denoisers: Mapping[str, Denoiser]) -> tuple[int, int]:
     return first.mask_id, first.vocab_size
 
 
-def _default_length(denoisers: Mapping[str, Denoiser]) -> int:
+def default_length(denoisers: Mapping[str, Denoiser]) -> int:
+    """Give the most tokens that every model takes. SettingError where none sets a maximum."""
     known = [model.max_length for model in denoisers.values() if model.max_length is not None]
     if not known:
-        raise SettingError("the models set no maximum length; give length")
+        raise SettingError("the models set no maximum length; give a length")
     return min(known)
 
 

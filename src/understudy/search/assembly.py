@@ -10,7 +10,7 @@ from understudy import metrics
 from understudy.denoisers import Denoiser
 from understudy.flops import executed_report
 from understudy.reveal import RevealPlan
-from understudy.search.candidates import Candidate, predict_path_kl
+from understudy.search.candidates import Candidate
 from understudy.search.correlation import correlate, kendall, spearman
 from understudy.search.halving import Drop
 from understudy.search.ranking import rank_ranges, ranking_order
@@ -62,7 +62,7 @@ def _describe(
     """An entry that is not ranked yet."""
     count = len(samples)
     executed = plan if count == plan.num_samples else _first_samples(plan, count)
-    predicted, error = predict_path_kl(path, candidate.schedule)
+    predicted, error = (None, None) if path is None else path.path_kl(candidate.schedule)
     return SearchEntry(
         schedule=candidate.schedule,
         segments=candidate.segments,

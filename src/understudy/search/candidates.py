@@ -1,10 +1,13 @@
 """Which schedules take part in a search, and what an analysis predicts of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from understudy.errors import ScheduleError, SettingError
+import numpy as np
+
+from understudy.errors import SettingError
+from understudy.sampling import SamplingTask
 from understudy.schedule import ModelSchedule
 from understudy.search.space import SearchSpace
 
@@ -57,13 +60,19 @@ def gather_candidates(
 
 
 def predicting_path(
-    importance: "Importance", condition: str | None, reference: str, candidates: Mapping[str, Candidate], noise: str
+    importance: "Importance",
+    condition: str | None,
+    candidates: Mapping[str, Candidate],
+    base: SamplingTask,
+    digests: Mapping[str, str],
 ) -> "PathDivergence":
     """Give the analysed trajectories that predict the candidates' path KL.
 
-    SettingError where the analysis was of another reference or noise, or leaves out a model that candidates use.
+    base: what is sampled of the reference. digests: of the models' weights, by key, as far as they are known.
+    SettingError where the analysis was of another reference, noise, length or other weights, or leaves out a model that
+    candidates use; and of another number of free positions, unless a prefix is given, whose length may be any.
     """
-    path = importance.path(condition)
+    path, reference, noise = importance.path(condition), base.schedule.keys[0], base.noise.name
     used = dict.fromkeys(key for candidate in candidates.values() for key in candidate.schedule.keys)
     missing = [key for key in used if key not in (*path.keys, importance.reference)]
     if importance.reference != reference:
@@ -78,15 +87,30 @@ def predicting_path(
             f"the analysis was made under {importance.noise} noise and the search samples under {noise}; "
             "give both the same"
         )
+    _check_models(importance, used, digests)
+    _check_positions(path, base)
     return path
 
 
-def predict_path_kl(path: "PathDivergence | None", schedule: ModelSchedule) -> tuple[float | None, float | None]:
-    """Path KL in nats per sequence and its standard error; None for segments shorter than the analysis's steps."""
-    if path is None:
-        return None, None
-    try:
-        same = schedule if schedule.num_steps == path.num_steps else schedule.resized(path.num_steps)
-    except ScheduleError:
-        return None, None
-    return path.path_kl(same)
+def _check_models(importance: "Importance", used: Iterable[str], digests: Mapping[str, str]) -> None:
+    """Raise SettingError where weights are known to be others than those that were analysed."""
+    for key in used:
+        analysed = importance.models.get(key, {}).get("sha256")
+        if None not in (analysed, digests.get(key)) and analysed != digests[key]:
+            raise SettingError(
+                f"model {key} is not the one that was analysed (its weights differ); analyze anew with the same models"
+            )
+
+
+def _check_positions(path: "PathDivergence", base: SamplingTask) -> None:
+    """Raise SettingError where the analysed trajectories have another length, or other tokens given."""
+    length, free = base.plan.length, int(np.count_nonzero(base.plan.reveal_step[0] >= 0))
+    if path.length != length:
+        raise SettingError(
+            f"the analysis was made at length {path.length} and the search samples {length}; give both the same"
+        )
+    if free == length != path.free_positions:
+        raise SettingError(
+            f"condition {path.name!r} leaves {path.free_positions} of {length} tokens free and the search all; name "
+            "another condition, or give a prefix"
+        )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from understudy import metrics
+from understudy.driving import mapped
 from understudy.evaluation import Judge
 from understudy.sampling import SamplingTask, sample_steps
 from understudy.schedule import ModelSchedule
@@ -32,14 +33,7 @@ def measure(task: SamplingTask, judge: Judge, judge_batch_size: int) -> Generato
     context and count nowhere. ModelError where a model or the judge returns no usable number.
     """
     started = time.perf_counter()
-    steps = sample_steps(task)
-    while True:
-        try:
-            record = next(steps)
-        except StopIteration as stop:
-            result = stop.value
-            break
-        yield len(record.samples)
+    result = yield from mapped(sample_steps(task), lambda record: len(record.samples))
     free = result.reveal_step >= 0
     rows = metrics.sample_rows(result.tokens)
     nlls = metrics.token_nlls(judge.model, rows, batch_size=judge_batch_size, scored=free)

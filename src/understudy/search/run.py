@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from understudy import metrics
 from understudy.denoisers import Denoiser
+from understudy.driving import mapped
+from understudy.errors import SettingError
 from understudy.evaluation import Judge
 from understudy.flops import reference_key
 from understudy.record_journal import RecordJournal
@@ -58,6 +60,7 @@ def search_schedules(
     also: Sequence[ModelSchedule | str] = (),
     importance: "Importance | None" = None,
     condition: str | None = None,
+    digests: Mapping[str, str] | None = None,
     journal: RecordJournal | None = None,
 ) -> Generator[SearchProgress, None, SearchResult]:
     """Measure every schedule of a space under the same noise and rank them; the return value is the result.
@@ -65,20 +68,20 @@ def search_schedules(
     The reference, the costliest model alone, is measured too, and so are `plan`, the planner's schedule, and `also`,
     any others or names of rules such as "sandwich"; of these, the ones that cost as much as the space's schedules are
     ranked among them. All must have the space's number of steps. importance: an analysis that predicts each
-    schedule's path KL; condition: the name of its trajectories, the first unless given. journal: where finished units
-    are kept and looked up; a search that was stopped goes on there and ends with the same numbers
-    (`SearchSettings.journal_job` says what job it is).
+    schedule's path KL; condition: the name of its trajectories, the first unless given; digests: of the models' weights
+    by key (`ModelSet.digests`), which those that were analysed must have too. journal: where finished units are kept
+    and looked up; a search that was stopped goes on there and ends with the same numbers (`SearchSettings.journal_job`
+    says what job it is).
 
     Everything is checked before any model runs; the first record says what is to come. The caller drives: stop early by
     not asking for more. Raises the errors of `SamplingTask.create`, of `metrics.token_nlls` and of the journal, and
-    SettingError where the analysis was of something else.
+    SettingError where the analysis was of something else, or samples are too short to be judged.
     """
     chosen = settings or SearchSettings()
     search = _Search.prepare(denoisers, space, judge, chosen, journal, plan, also)
     path = None
     if importance is not None:
-        noise = search.base.noise.name
-        path = predicting_path(importance, condition, search.reference_key, search.candidates, noise)
+        path = predicting_path(importance, condition, search.candidates, search.base, digests or {})
     yield search.progress("waiting", None, 1)
     drops: dict[str, Drop] = {}
     for number, (start, end) in enumerate(pairwise([0, *chosen.rounds]), start=1):
@@ -104,7 +107,6 @@ class _Search:
     ) -> None:
         self.base, self.space, self.candidates = base, space, candidates
         self.judge, self.settings, self.journal = judge, settings, journal
-        self.reference_key = base.schedule.keys[0]
         self.left = list(candidates)
         self._finished: dict[str, list[Unit]] = {name: [] for name in candidates}
         per_sample = np.bincount(base.plan.events.samples, minlength=base.plan.num_samples)
@@ -126,6 +128,7 @@ class _Search:
         options = settings.sampling_options(0, settings.num_samples)
         options["steps"] = space.num_steps
         base = SamplingTask.create(denoisers, **options)
+        _check_scorable(base.plan.length, judge)
         candidates = gather_candidates(space, reference_key(denoisers, base.plan.length), plan, also)
         few = settings.sampling_options(0, 1)
         for candidate in candidates.values():
@@ -136,7 +139,16 @@ class _Search:
     def units(self, start: int, end: int) -> Iterator[Unit]:
         """What is to be measured between two numbers of samples: all schedules on some samples, then on the next."""
         for first, last in self.settings.parts(start, end):
-            yield from (Unit(self.candidates[name].schedule, first, last) for name in self.left)
+            for name in self.left:
+                yield from self._pieces(self.candidates[name].schedule, first, last)
+
+    def _pieces(self, schedule: ModelSchedule, first: int, end: int) -> Iterator[Unit]:
+        """Samples first … end − 1: the units that the journal holds of them, from the first on, and the rest as one."""
+        while first < end:
+            units = (Unit(schedule, first, last) for last in range(end, first, -1))
+            unit = next((unit for unit in units if unit.name in self.journal), Unit(schedule, first, end))
+            yield unit
+            first = unit.end
 
     def run(self, unit: Unit, number: int) -> Generator[SearchProgress, None, None]:
         """Measure a unit unless the journal holds it."""
@@ -144,15 +156,13 @@ class _Search:
         if unit.name not in self.journal:
             options = self.settings.sampling_options(unit.first, unit.end)
             task = SamplingTask.create(self.base.denoisers, unit.schedule, **options)
-            steps = measure(task, self.judge, self.settings.judge_batch_size)
-            while True:
-                try:
-                    passes = next(steps)
-                except StopIteration as stop:
-                    self.journal.put(unit.name, stop.value)
-                    break
+
+            def report(passes: int) -> SearchProgress:
                 self._done += passes
-                yield self.progress("sampling", unit, number)
+                return self.progress("sampling", unit, number)
+
+            measured = yield from mapped(measure(task, self.judge, self.settings.judge_batch_size), report)
+            self.journal.put(unit.name, measured)
         self._done = before + int(self._passes[unit.end] - self._passes[unit.first])
         self._finished[str(unit.schedule)].append(unit)
 
@@ -203,6 +213,16 @@ class _Search:
 
     def _measured(self, name: str) -> MeasuredSamples:
         return MeasuredSamples.join(self.journal[unit.name] for unit in self._finished[name])
+
+
+def _check_scorable(length: int, judge: Judge) -> None:
+    """Raise SettingError where no token has another before it, so that a judge can score none."""
+    context = metrics.context_length(judge.model)
+    if length < 2 or context == 1:
+        raise SettingError(
+            f"length is {length} and the judge reads {context or 'any number of'} tokens at once; it scores no token "
+            "without one before it: sample at least 2"
+        )
 
 
 def _space_facts(space: SearchSpace) -> dict[str, Any]:

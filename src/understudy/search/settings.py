@@ -61,7 +61,10 @@ class SearchSettings:
         )
 
     def parts(self, first: int, end: int) -> list[tuple[int, int]]:
-        """Cut samples first … end − 1 at multiples of `chunk`, so that more can follow in the same journal."""
+        """Cut samples first … end − 1 at multiples of `chunk`.
+
+        Where a journal holds the first samples of such a part, to whatever number, only the rest of it is measured.
+        """
         cuts = [cut for cut in range(0, end, self.chunk) if cut > first]
         return list(zip([first, *cuts], [*cuts, end], strict=True))
 
@@ -72,8 +75,9 @@ class SearchSettings:
     def journal_job(self, num_steps: int, facts: Mapping[str, Any]) -> dict[str, Any]:
         """What a `RecordJournal` of this search is told: all that a sample's measurements depend on.
 
-        facts: what else they depend on, by name: where models and judge came from, precision. Which schedules, how many
-        samples and which halving rule are left out: a journal goes on under others.
+        facts: what else they depend on, by name: digests of the weights of models and judge, type of device, dtype.
+        Which schedules, how many samples, which halving rule and what size of chunks are left out: a journal goes on
+        under others.
         """
         settings = self.to_dict()
         kept = {name: settings[name] for name in ("length", "seed", "noise", "prefix")}
