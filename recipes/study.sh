@@ -6,17 +6,17 @@
 #
 # CORPUS holds longform-train-*.parquet, longform-validation.parquet, sentences-train.parquet and
 # sentences-validation.parquet (column `text`). RUNS (default: runs/study) receives blocks, models and results. Stages:
-# prepare, train, then for each data set what STUDY lists; all of them unless named. Interrupted, run it again: every step
-# resumes, and finished results are left alone.
+# prepare, train, lengths (shorter training of the longform pair), then for each data set what STUDY lists; all of them
+# unless named. Interrupted, run it again: every step resumes, and finished results are left alone.
 #
 # Settings by environment: SETS (longform sentences), SAMPLES for each schedule, SEARCH_SAMPLES, STEPS of the schedules,
-# BATCH, DEVICE, EXTRA options of training.
+# BATCH, DEVICE, PREFIX, LENGTHS (steps of the shorter trainings), EXTRA options of training.
 set -euo pipefail
 CORPUS=$1
 RUNS=${2:-runs/study}
 shift $(($# < 2 ? $# : 2))
 STUDY="analyze plan rules prefix steps temperature search"
-STAGES=${*:-prepare train $STUDY}
+STAGES=${*:-prepare train lengths $STUDY}
 SETS=${SETS:-longform sentences}
 SAMPLES=${SAMPLES:-4096}
 SEARCH_SAMPLES=${SEARCH_SAMPLES:-2048}
@@ -24,6 +24,7 @@ STEPS=${STEPS:-1000}
 BATCH=${BATCH:-256}
 DEVICE=${DEVICE:-auto}
 EXTRA=${EXTRA:---compile}
+LENGTHS=${LENGTHS:-500 2000}
 BLOCKS=${BLOCKS:-1024}
 TIMES=${TIMES:-32}
 PREFIX=${PREFIX:-32}
@@ -38,6 +39,10 @@ declare -A LENGTH=([longform]=256 [sentences]=128) WIDTH=([longform]=384 [senten
 declare -A TRAIN=([longform]=${LONGFORM_STEPS:-16000} [sentences]=${SENTENCES_STEPS:-18000})
 declare -A TRAIN_BATCH=([longform]=256 [sentences]=512) RATE=([longform]=1.5e-3 [sentences]=2e-3)
 declare -A DROPOUT=([longform]=0 [sentences]=0.1)
+# What continuations begin with: blocks of one document each, or the first words of sentences; the held-out text holds no
+# more of them.
+declare -A PREFIXES=([longform]=longform-blocks [sentences]=sentences-prefixes.txt)
+declare -A PREFIX_LENGTH=([longform]=$PREFIX [sentences]=6) PREFIX_SAMPLES=([longform]=2400 [sentences]=1600)
 
 prepare() {
   local p="$UNDERSTUDY prepare" c=$CORPUS
@@ -46,6 +51,12 @@ prepare() {
   local tokenizer=$RUNS/tokenizer-blocks/tokenizer
   $p "$c"/sentences-train.parquet --validation "$c"/sentences-validation.parquet --tokenizer "$tokenizer" \
     --block-length 128 --frame bos --output "$RUNS/sentences-blocks"
+  python3 - "$c"/sentences-validation.parquet > "$RUNS/sentences-prefixes.txt" <<< '
+import sys
+import pyarrow.parquet
+for text in pyarrow.parquet.read_table(sys.argv[1]).column("text").to_pylist():
+    if len(text.split()) >= 8:
+        print(" ".join(text.split()))'
   $p "$c"/longform-train-*.parquet --validation "$c"/longform-validation.parquet --tokenizer "$tokenizer" \
     --block-length 256 --frame bos --shard-blocks 16384 --output "$RUNS/longform-blocks"
   $p "$c"/longform-train-*.parquet "$c"/sentences-train.parquet --validation "$c"/longform-validation.parquet \
@@ -61,18 +72,33 @@ train() { # output, data, batch, further options
     --ema 0.999 --beta2 0.98 --validate-every 4000 --checkpoint-minutes 3 --weight-dtype bf16 $EXTRA "$@"
 }
 
-train_all() {
-  local set model name blocks
-  for set in $SETS; do
-    for model in "heavy 12" "light 4"; do
-      read -r name blocks <<< "$model"
-      train "$set-$name" "$set-blocks" "${TRAIN_BATCH[$set]}" --blocks "$blocks" --hidden-size "${WIDTH[$set]}" \
-        --heads "${HEADS[$set]}" --tie-embeddings --steps "${TRAIN[$set]}" --lr "${RATE[$set]}" \
-        --dropout "${DROPOUT[$set]}" --validation-blocks "$BLOCKS"
-    done
+train_pair() { # data set, steps, what follows the models' names
+  local set=$1 steps=$2 suffix=${3:-} model name blocks
+  for model in "heavy 12" "light 4"; do
+    read -r name blocks <<< "$model"
+    train "$set-$name$suffix" "$set-blocks" "${TRAIN_BATCH[$set]}" --blocks "$blocks" --hidden-size "${WIDTH[$set]}" \
+      --heads "${HEADS[$set]}" --tie-embeddings --steps "$steps" --lr "${RATE[$set]}" --dropout "${DROPOUT[$set]}" \
+      --validation-blocks "$BLOCKS"
   done
+}
+
+train_all() {
+  local set
+  for set in $SETS; do train_pair "$set" "${TRAIN[$set]}"; done
   train judge judge-blocks 256 --objective ar --hidden-size 384 --heads 6 --blocks 6 --intermediate-size 1024 \
     --steps "${JUDGE_STEPS:-8000}" --lr 1.5e-3 --validation-blocks "$BLOCKS"
+}
+
+lengths() { # what a pair that saw less text finds important
+  local steps
+  mkdir -p "$RUNS/results/longform"
+  for steps in $LENGTHS; do
+    train_pair longform "$steps" "-$steps"
+    once "$RUNS/results/longform/importance-$steps.json" $UNDERSTUDY analyze --heavy "$RUNS/longform-heavy-$steps" \
+      --light "$RUNS/longform-light-$steps" --device "$DEVICE" --length "${LENGTH[longform]}" --batch-size "$BATCH" \
+      --data "$RUNS/longform-blocks" --blocks "$BLOCKS" --times "$TIMES" --num-samples "$SEARCH_SAMPLES" \
+      --steps "$STEPS" --bins 50
+  done
 }
 
 once() { # output file, command: not again where the file is there
@@ -119,12 +145,13 @@ study() { # data set
   fi
   # shellcheck disable=SC2046,SC2086
   if has prefix; then
-    once "$out/prefix.json" "${evaluate[@]}" -n "$SAMPLES" --prefixes "$RUNS/$set-blocks" --prefix-length "$PREFIX" \
+    once "$out/prefix.json" "${evaluate[@]}" -n "${PREFIX_SAMPLES[$set]}" --prefixes "$RUNS/${PREFIXES[$set]}" \
+      --prefix-length "${PREFIX_LENGTH[$set]}" \
       $(schedules "H$STEPS" $(rules 250) "L$STEPS")
   fi
   if has steps; then
     local n
-    for n in 125 250 500 1000; do # of a thousand
+    for n in 125 250 500; do # of a thousand; all thousand are among the rules
       # shellcheck disable=SC2046,SC2086
       once "$out/steps-$n.json" "${evaluate[@]}" -n "$SAMPLES" --steps "$(part "$n")" \
         $(schedules H100% "L12.5%,H75%,L12.5%" "L25%,H75%" "L25%,H50%,L25%" L100%)
@@ -137,11 +164,12 @@ study() { # data set
   fi
   if has search; then
     once "$out/search.json" $UNDERSTUDY search "${pair[@]}" "${judge[@]}" "${size[@]}" --steps "$STEPS" \
-      --num-samples "$SEARCH_SAMPLES" --chunk "$SEARCH_SAMPLES" --importance "$out/importance.json" \
-      --plan "$out/plan.json"
+      --judge-batch-size "$BATCH" --num-samples "$SEARCH_SAMPLES" --chunk "$SEARCH_SAMPLES" \
+      --importance "$out/importance.json" --plan "$out/plan.json"
   fi
 }
 
 if has prepare; then prepare; fi
 if has train; then train_all; fi
+if has lengths; then lengths; fi
 for set in $SETS; do study "$set"; done
