@@ -108,14 +108,19 @@ def test_the_bundled_pair_needs_nothing(call, tmp_path):
 
 
 def test_text_becomes_blocks_that_begin_as_the_models_were_trained(tokenizer, text):
-    blocks = held_out_blocks(text, tokenizer, length=16, count=100, begin_id=tokenizer.bos_token_id)
+    blocks = held_out_blocks(
+        text, tokenizer, length=16, count=100, begin_id=tokenizer.bos_token_id, end_id=tokenizer.eos_token_id
+    )
     assert (blocks[:, 0] == tokenizer.bos_token_id).all()
     read = tokenizer.decode(blocks[:, 1:].ravel().tolist())
     whole = tokenizer.eos_token.join([*(part.strip("\n") for part in TEXTS * 3), ""])
     assert whole.startswith(read)
     assert len(whole) - len(read) < 16 * 8
     np.testing.assert_array_equal(
-        held_out_blocks(text, tokenizer, length=16, count=2, begin_id=tokenizer.bos_token_id), blocks[:2]
+        held_out_blocks(
+            text, tokenizer, length=16, count=2, begin_id=tokenizer.bos_token_id, end_id=tokenizer.eos_token_id
+        ),
+        blocks[:2],
     )
 
 

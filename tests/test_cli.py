@@ -359,7 +359,7 @@ WRONG_MODELS = {
     "no weights": ("{weightless}", "has no model.safetensors"),
     "truncated weights": ("{truncated}", "model.safetensors cannot be read .*truncated, copy it again"),
     "no tokenizer": ("{mute}", "no usable tokenizer in .*mute"),
-    "a judge": ("{judge}", "holds a model of type 'llama'; 'understudy_dit'.* is what can be loaded"),
+    "a judge": ("{judge}", "holds a model of type 'llama', which is none of these: Understudy's DiT; "),
     "NaN weights": ("{nan}", "model H returned logits with NaN .*is its checkpoint intact"),
 }
 
@@ -374,8 +374,8 @@ def test_wrong_model_is_one_line(call, stage, tmp_path, monkeypatch, path, messa
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ("foreign", "models H .* and M .*foreign.* have different tokenizers; .* must share one"),
-        ("larger", "the models differ in vocab_size .*H has 275.*M has 280.*must share one vocabulary"),
+        ("foreign", "models H .* and M .*foreign.* have different tokenizers .token 259 is .*must share one"),
+        ("larger", "differ in vocabulary size .*H has 275.*M has 280.*--remap-masks"),
     ],
 )
 def test_models_that_do_not_pair_are_one_line(sample, stage, tmp_path, other, message):

@@ -253,7 +253,7 @@ BAD_REQUESTS = {
     "temperature": ({"schedule": "H8", "temperature": -1}, SettingError, "temperature"),
     "top_p": ({"schedule": "H8", "top_p": 0}, SettingError, "top_p"),
     "empty prefix": ({"schedule": "H8", "prefix": []}, PromptError, "prefix is empty"),
-    "first_index": ({"schedule": "H8", "first_index": -1}, SettingError, "first_index"),
+    "first_index": ({"schedule": "H8", "first_index": -1}, SettingError, "index of a sample"),
     "real seed": ({"schedule": "H8", "seed": 0.5}, SettingError, "seed"),
     "empty template": ({"schedule": "H8", "template": []}, PromptError, "at least one"),
     "real template": ({"schedule": "H8", "template": [0.5, 22.0]}, PromptError, "whole numbers"),

@@ -210,7 +210,6 @@ def test_evaluate_compares_schedules(stage):
         (("--samples", "x", "--heavy", "y"), "--heavy samples anew"),
         (("--samples", "nowhere.jsonl"), "'nowhere.jsonl' cannot be read"),
         (("--schedule", "H4", "--heavy", "y"), "give --judge"),
-        (("--schedule", "H4", "--tokenizer", "x"), "--tokenizer goes with --samples"),
         (
             ("--samples", "x", "--temperature", "1", "--prefix-length", "3"),
             "--temperature, --prefix-length samples anew",

@@ -26,12 +26,12 @@ LAYERS = (
     ("flops", "tokenizer_files"),
     ("denoisers",),
     ("sampling",),
-    ("metrics", "saved_samples", "costs", "checkpoint", "data", "importance"),
+    ("metrics", "saved_samples", "costs", "checkpoint", "data", "importance", "prompts", "conformance"),
     ("training", "evaluation", "planning"),
     ("search",),
     ("report", "demo"),
     ("cli",),
-    ("__main__",),
+    ("__main__", "harness"),
 )
 RANK = {module: rank for rank, row in enumerate(LAYERS) for module in row}
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 500, 60
@@ -126,6 +126,7 @@ def test_files_and_functions_are_short(path):
 PUBLIC = [
     "Denoiser",
     "FlopsReport",
+    "FunctionDenoiser",
     "ModelSchedule",
     "NoiseSchedule",
     "RevealPlan",
@@ -134,6 +135,7 @@ PUBLIC = [
     "Segment",
     "StepRecord",
     "UnderstudyError",
+    "decode",
     "load_denoiser",
     "load_judge",
     "load_tokenizer",

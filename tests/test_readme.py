@@ -26,7 +26,7 @@ def commands():
     for page in PAGES:
         for block in blocks(page, "sh"):
             for line in block.replace("\\\n", " ").splitlines():
-                match = re.match(r"(?:.*\s)?understudy (\w+)(.*)", line.split("#")[0])
+                match = re.match(r"(?:.*\s)?understudy ([\w-]+)(.*)", line.split("#")[0])
                 if match:
                     yield match[1], set(re.findall(r"(--[\w-]+|-n)\b", match[2]))
 

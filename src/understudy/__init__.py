@@ -8,12 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from understudy.denoisers import Denoiser, load_denoiser, load_judge
+    from understudy.denoisers import Denoiser, FunctionDenoiser, load_denoiser, load_judge
     from understudy.errors import UnderstudyError
     from understudy.flops import FlopsReport
     from understudy.noise import NoiseSchedule
     from understudy.reveal import RevealPlan
-    from understudy.sampling import SampleResult, SamplingTask, StepRecord, sample, sample_plain, sample_steps
+    from understudy.sampling import SampleResult, SamplingTask, StepRecord, decode, sample, sample_plain, sample_steps
     from understudy.schedule import ModelSchedule, Segment
     from understudy.tokenizer_files import load_tokenizer
 
@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Denoiser": "denoisers",
     "FlopsReport": "flops",
+    "FunctionDenoiser": "denoisers",
     "ModelSchedule": "schedule",
     "NoiseSchedule": "noise",
     "RevealPlan": "reveal",
@@ -30,6 +31,7 @@ _HOMES = {
     "Segment": "schedule",
     "StepRecord": "sampling",
     "UnderstudyError": "errors",
+    "decode": "sampling",
     "load_denoiser": "denoisers",
     "load_judge": "denoisers",
     "load_tokenizer": "tokenizer_files",
@@ -41,6 +43,7 @@ _HOMES = {
 __all__ = [
     "Denoiser",
     "FlopsReport",
+    "FunctionDenoiser",
     "ModelSchedule",
     "NoiseSchedule",
     "RevealPlan",
@@ -49,6 +52,7 @@ __all__ = [
     "Segment",
     "StepRecord",
     "UnderstudyError",
+    "decode",
     "load_denoiser",
     "load_judge",
     "load_tokenizer",

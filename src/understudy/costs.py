@@ -16,7 +16,7 @@ import torch
 from understudy.denoisers.protocol import Denoiser
 from understudy.environment import describe_environment
 from understudy.errors import DataError, SettingError, one_line
-from understudy.flops import TransformerShape, expected_passes
+from understudy.flops import Shape, expected_passes, read_shape
 from understudy.noise import NoiseSchedule
 from understudy.sampling import SamplingTask, sample_steps
 from understudy.schedule import ModelSchedule
@@ -65,7 +65,7 @@ class CostTable:
     length: int
     steps: int
     times: Mapping[str, Mapping[int, PassTime]]
-    shapes: Mapping[str, TransformerShape]
+    shapes: Mapping[str, Shape]
     environment: Mapping[str, Any]
 
     def __post_init__(self) -> None:
@@ -160,7 +160,7 @@ class CostTable:
         try:
             models = content["models"].items()
             times = {key: _by_batch_size(PassTime(**entry) for entry in model["passes"]) for key, model in models}
-            shapes = {key: _read_shape(**model["shape"]) for key, model in models if model["shape"] is not None}
+            shapes = {key: read_shape(model["shape"]) for key, model in models if model["shape"] is not None}
             return cls(content["length"], content["steps"], times, shapes, dict(content["environment"]))
         except (KeyError, TypeError, ValueError, AttributeError, DataError) as error:
             found = f"no entry {error}" if isinstance(error, KeyError) else one_line(error)
@@ -169,13 +169,6 @@ class CostTable:
 
 def _by_batch_size(entries: Iterable[PassTime]) -> dict[int, PassTime]:
     return {entry.batch_size: entry for entry in entries}
-
-
-def _read_shape(**sizes: Any) -> TransformerShape:
-    for name, value in sizes.items():
-        if not isinstance(value, int) or value < 1:
-            raise DataError(f"{name} of a shape is {value!r}; it must be a whole number from 1")
-    return TransformerShape(**sizes)
 
 
 def measure_costs(

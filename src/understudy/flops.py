@@ -15,12 +15,12 @@ The reference ("heavy") is the model whose full pass costs most.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.errors import SettingError
+from understudy.errors import DataError, SettingError
 from understudy.noise import NoiseSchedule
 from understudy.reveal import RevealPlan
 from understudy.schedule import ModelSchedule
@@ -67,6 +67,47 @@ class TransformerShape:
             return PassFlops(self.blocks * length * per_token, 2 * length * d * self.vocab_size)
         last = 4 * d**2 * length + (20 * d**2 + 4 * length * d) * revealed
         return PassFlops((self.blocks - 1) * length * per_token + last, 2 * revealed * d * self.vocab_size)
+
+
+@dataclass(frozen=True)
+class LinearShape:
+    """What the cost of any other transformer depends on, counted from its layers.
+
+    width, blocks, vocab_size: as it calls itself. trunk, head: weights of linear layers below and above the input of
+    the output head, each worth 2 FLOPs per token. attention: sum over layers of the width of all heads; full attention
+    is counted, also where a network looks at a window only. around: tokens about each sequence that the
+    sampler does not see. gathers: whether the head can read revealed positions alone.
+    """
+
+    width: int
+    blocks: int
+    vocab_size: int
+    trunk: int
+    head: int
+    attention: int
+    around: int = 0
+    gathers: bool = True
+
+    def pass_flops(self, length: int, revealed: int | None = None) -> PassFlops:
+        """Cost of one pass over `length` tokens, the head at all of them or, where it gathers, at `revealed`."""
+        tokens = length + self.around
+        blocks = 2 * self.trunk * tokens + 4 * tokens**2 * self.attention
+        return PassFlops(blocks, 2 * self.head * (tokens if revealed is None or not self.gathers else revealed))
+
+
+Shape = TransformerShape | LinearShape
+
+
+def read_shape(values: Mapping[str, Any]) -> Shape:
+    """Shape from the plain values of `asdict`. Raises DataError where they are no shape."""
+    kind = LinearShape if "trunk" in values else TransformerShape
+    for name, value in values.items():
+        if not isinstance(value, int) or value < (0 if name in ("around", "gathers", "head", "attention") else 1):
+            raise DataError(f"{name} of a shape is {value!r}; it must be a whole number from 1")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise DataError(f"a shape with {', '.join(values) or 'nothing'} is none ({error})") from error
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ That changes no distribution and says beforehand which steps reveal nothing, and
 Shapes: n samples, L length, N steps, E events (a sequence and a step that reveals something in it), F free positions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -51,6 +52,8 @@ class RevealPlan:
     reveal_step: int64 (n, L) in 0 … N − 1; −1 where the position is given; N where it is still masked after the last
         step (only if the grid stops above 0) and a clean-up pass reveals it.
     uniforms: float64 (n, L) in [0, 1); the token is the inverse of p(x0 | xt)'s distribution function there.
+    hits: float64 (n, L) or None. None reveals all positions of a step at once; else every position is an event of its
+        own, in the order of `hits`: the clean probability alpha at which it is revealed (`draw` with `one_by_one`).
 
     A sample's row depends on (seed, its index, noise, grid) alone: not on n, nor on any model or schedule. Plans of
     one seed on different grids reveal the positions in the same order.
@@ -59,6 +62,7 @@ class RevealPlan:
     times: NDArray[np.float64]
     reveal_step: NDArray[np.int64]
     uniforms: NDArray[np.float64]
+    hits: NDArray[np.float64] | None = None
 
     @classmethod
     def draw(
@@ -69,23 +73,32 @@ class RevealPlan:
         *,
         seed: int,
         first_index: int = 0,
+        indices: Sequence[int] | None = None,
+        one_by_one: bool = False,
     ) -> "RevealPlan":
         """Draw a plan for the free positions.
 
         free: bool (n, L). times: a grid, such as `noise.grid(num_steps)`. seed: 0 … 2^64 − 1.
-        first_index: index of the first sample, so that later samples of one seed can be drawn on their own.
+        first_index: index of the first sample, so that later samples of one seed can be drawn on their own; indices:
+        those of all of them instead, n whole numbers.
+        one_by_one: first-hitting sampling (Zheng et al. 2024, arXiv 2409.02908), the limit of ever more steps. Each
+        position has a reveal time of its own, at which alpha equals a uniform, and is revealed alone; its step is the
+        one that its time falls in, so that the plan without `one_by_one` has the same steps and uniforms.
         Raises SettingError for a grid that does not fall from 1 to at least 0, or a seed out of range.
         """
         _check_grid(times)
         _check_index("seed", seed)
-        _check_index("first_index", first_index + len(free) if first_index >= 0 else first_index)
+        chosen = range(first_index, first_index + len(free)) if indices is None else indices
+        for index in chosen:
+            _check_index("the index of a sample", index)
         uniforms = np.empty((*free.shape, 2))
         for i in range(len(free)):
-            uniforms[i] = _uniforms(int(seed), int(first_index) + i, free.shape[1])
+            uniforms[i] = philox_uniforms(int(seed), int(chosen[i]), 2 * free.shape[1]).reshape(-1, 2)
         # P(K <= k) = alpha(t_{k+1}): K is the first step whose clean probability exceeds the uniform.
         clean_after = np.asarray(noise.alpha(times[1:]))
         step = np.searchsorted(clean_after, uniforms[..., 0], side="right").astype(np.int64)
-        return cls(times, np.where(free, step, GIVEN), np.ascontiguousarray(uniforms[..., 1]))
+        hits, tokens = (np.ascontiguousarray(uniforms[..., i]) for i in range(2))
+        return cls(times, np.where(free, step, GIVEN), tokens, hits if one_by_one else None)
 
     @property
     def num_samples(self) -> int:
@@ -107,10 +120,12 @@ class RevealPlan:
         """The passes that reveal something."""
         samples, positions = np.nonzero(self.reveal_step != GIVEN)
         steps = self.reveal_step[samples, positions]
-        order = np.lexsort((positions, steps, samples))
+        within = () if self.hits is None else (self.hits[samples, positions],)
+        order = np.lexsort((positions, *within, steps, samples))
         samples, steps, positions = samples[order], steps[order], positions[order]
         is_first = np.ones(len(order), dtype=bool)
-        is_first[1:] = (np.diff(samples) != 0) | (np.diff(steps) != 0)
+        if self.hits is None:
+            is_first[1:] = (np.diff(samples) != 0) | (np.diff(steps) != 0)
         firsts = np.flatnonzero(is_first)
         return Events(samples[firsts], steps[firsts], np.append(firsts, len(order)), positions)
 
@@ -127,10 +142,16 @@ class RevealPlan:
         return {key: int(np.count_nonzero(keys == key)) for key in schedule.keys}
 
 
-def _uniforms(seed: int, index: int, length: int) -> NDArray[np.float64]:
-    """Two uniforms for each position (L, 2), from raw Philox words: a stream that no numpy release may change."""
-    words = np.random.Philox(key=np.array([seed, index], dtype=np.uint64)).random_raw(2 * length)
-    return np.asarray(words >> np.uint64(11), dtype=np.float64).reshape(length, 2) * 2.0**-53
+def philox_uniforms(seed: int, index: int, count: int, stream: int = 0) -> NDArray[np.float64]:
+    """Uniforms (count,) in [0, 1) of sample `index`, from raw Philox words: what no numpy release may change.
+
+    seed, index, stream: 0 … 2^64 − 1; different ones are independent, and one may be read up to 2^66 words far. A plan
+    reads stream 0; rules that draw anew in every pass read stream 1 and up.
+    """
+    generator = np.random.Philox(
+        key=np.array([seed, index], dtype=np.uint64), counter=np.array([0, stream, 0, 0], dtype=np.uint64)
+    )
+    return np.asarray(generator.random_raw(count) >> np.uint64(11), dtype=np.float64) * 2.0**-53
 
 
 def _check_index(name: str, value: int) -> None:

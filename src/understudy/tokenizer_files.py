@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TOKENIZER_FILES = ("config.json", "*token*", "vocab*", "merges.txt")
+# Classes that come as code of a repository, slow at that, and ours for the same vocab.json and merges.txt.
+SAME_FILES = {"DreamTokenizer": "Qwen2TokenizerFast"}
 NOT_HASHED = ("truncation", "padding", "post_processor")
+NO_FILES = (
+    "copy them there or name a tokenizer with --tokenizer (of published MDLMs: gpt2, or bert-base-uncased for LM1B)"
+)
 
 
 def load_tokenizer(location: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerFast:
@@ -26,20 +31,31 @@ def load_tokenizer(location: str | Path, *, revision: str | None = None) -> PreT
     `revision` pins the commit of a repository. DataError when there is no such tokenizer, when it is damaged, or when
     it has no fast (Rust) form.
     """
-    from transformers import AutoTokenizer
-
     try:
         folder = local_folder(location, TOKENIZER_FILES, revision=revision)
     except ModelError as error:
         raise DataError(f"no tokenizer: {error}") from error
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+            tokenizer = _class_for(folder).from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # broad, because tokenizers raises the bare Exception for a damaged file
-        raise DataError(f"no usable tokenizer in {str(location)!r}: {one_line(error)}") from error
+        has_files = any(next(folder.glob(pattern), None) for pattern in TOKENIZER_FILES[1:])
+        reason = one_line(error) if has_files else f"it holds none of its files; {NO_FILES}"
+        raise DataError(f"no usable tokenizer in {str(location)!r}: {reason}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise DataError(f"tokenizer {str(location)!r} has no fast form (tokenizer.json): convert and save it first")
     return tokenizer
+
+
+def _class_for(folder: Path) -> Any:
+    """Class that reads a folder's tokenizer: transformers tells, but where the files name one that it does not have."""
+    import transformers
+
+    try:
+        named = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("tokenizer_class")
+    except (OSError, ValueError, AttributeError):
+        named = None
+    return getattr(transformers, SAME_FILES.get(str(named), "AutoTokenizer"))
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -75,6 +91,21 @@ def tokenizer_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
     content: dict[str, Any] = json.loads(fast_core(tokenizer).to_str())
     content = {name: part for name, part in content.items() if name not in NOT_HASHED}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def tokenizer_difference(first: PreTrainedTokenizerFast, second: PreTrainedTokenizerFast) -> str | None:
+    """Say in a few words where two tokenizers differ, or None where they do the same to every text."""
+    if tokenizer_sha256(first) == tokenizer_sha256(second):
+        return None
+    vocabularies = [fast_core(tokenizer).get_vocab(with_added_tokens=True) for tokenizer in (first, second)]
+    if len(vocabularies[0]) != len(vocabularies[1]):
+        return f"one knows {len(vocabularies[0])} tokens, the other {len(vocabularies[1])}"
+    names = [{number: token for token, number in vocabulary.items()} for vocabulary in vocabularies]
+    for number in sorted(names[0].keys() | names[1].keys()):
+        ours, theirs = (of.get(number) for of in names)
+        if ours != theirs:
+            return f"token {number} is {ours!r} in one and {theirs!r} in the other"
+    return "they have the same tokens, but split text by different rules"
 
 
 def fast_core(tokenizer: PreTrainedTokenizerFast) -> Any:

@@ -12,6 +12,7 @@ import typer
 from understudy import __version__
 from understudy.cli.analyze import analyze_command
 from understudy.cli.bench import bench_command
+from understudy.cli.convert import convert_command
 from understudy.cli.demo import demo_command
 from understudy.cli.evaluate import evaluate_command
 from understudy.cli.flops import flops_command
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "plan": plan_command,
     "search": search_command,
     "report": report_command,
+    "convert": convert_command,
     "prepare": prepare_command,
     "train": train_command,
 }

@@ -13,7 +13,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from understudy.cli.models import Device, Heavy, Light, Models, Precision, load_models, pick_device, pick_dtype
+from understudy.cli.models import (
+    Device,
+    Heavy,
+    Light,
+    Models,
+    Precision,
+    RemapMasks,
+    Tokenizer,
+    TrustRemoteCode,
+    load_given,
+    pick_device,
+    pick_dtype,
+)
 from understudy.driving import run_to_end
 from understudy.environment import describe_environment
 from understudy.errors import SettingError
@@ -48,6 +60,9 @@ Figure = Annotated[Path | None, typer.Option("--figure", metavar="FILE.png", hel
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
+SETTINGS = ("steps", "length", "num_samples", "bins", "positions", "noise", "batch_size", "seed")
+
+
 def analyze_command(
     output: Output,
     heavy: Heavy = None,
@@ -69,12 +84,16 @@ def analyze_command(
     figure: Figure = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    tokenizer: Tokenizer = None,
+    trust_remote_code: TrustRemoteCode = False,
+    remap_masks: RemapMasks = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure which denoising steps matter: loss and KL over time on held-out text, path KL where sampling goes.
 
     Finished parts are kept in a file beside the output; stopped and given again, the analysis goes on.
     """
+    given = dict(locals())
     from understudy.importance import AnalysisSettings
     from understudy.report.canvas import check_can_draw
     from understudy.whole_files import check_writable
@@ -83,18 +102,11 @@ def analyze_command(
     if figure is not None:
         check_can_draw(figure)
     settings = AnalysisSettings(
-        steps=steps,
-        length=length,
-        num_samples=num_samples,
         prefix_lengths=(0, *(prefix_length or ())),
         num_times=times,
-        bins=bins,
-        positions=positions,
-        noise=noise,
-        batch_size=batch_size,
-        seed=seed,
+        **{name: given[name] for name in SETTINGS},
     )
-    models = load_models(heavy, light, model, device, precision)
+    models = load_given(given)
     text = _text(data, models, settings.length, blocks, is_own=bool(heavy or light or model))
     source = {"source": data or "bundled", "blocks": len(text), "sha256": sha256(text.tobytes()).hexdigest()}
     numbers = {
@@ -154,8 +166,10 @@ def _text(data: str | None, models: "ModelSet", length: int | None, count: int, 
         raise SettingError("give --data, held-out text for your models: a prepared folder or a text file")
     source = bundled_held_out() if data is None else data
     size = default_length(models.denoisers) if length is None else length
-    begin_id = next(iter(models.denoisers.values())).begin_id
-    return held_out_blocks(source, models.tokenizer, length=size, count=count, begin_id=begin_id)
+    first = next(iter(models.denoisers.values()))
+    return held_out_blocks(
+        source, models.tokenizer, length=size, count=count, begin_id=first.begin_id, end_id=first.end_id
+    )
 
 
 def _drive(run: Any) -> "Importance":

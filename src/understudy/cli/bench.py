@@ -9,7 +9,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from understudy.cli.models import Device, Heavy, Light, Models, Precision, load_models
+from understudy.cli.models import (
+    Device,
+    Heavy,
+    Light,
+    Models,
+    Precision,
+    RemapMasks,
+    Tokenizer,
+    TrustRemoteCode,
+    load_given,
+)
 from understudy.driving import run_to_end
 from understudy.errors import SettingError
 
@@ -38,11 +48,15 @@ def bench_command(
     steps: Steps = 256,
     device: Device = "auto",
     precision: Precision = "auto",
+    tokenizer: Tokenizer = None,
+    trust_remote_code: TrustRemoteCode = False,
+    remap_masks: RemapMasks = False,
     cuda_graphs: Graphs = True,
     output: Output = None,
     as_json: AsJson = False,
 ) -> None:
     """Time a pass of each model at each batch size. The table serves `understudy flops --cost-table`."""
+    given = dict(locals())
     from understudy.costs import measure_costs
     from understudy.sampling import default_length
     from understudy.whole_files import check_writable
@@ -53,7 +67,7 @@ def bench_command(
             raise SettingError(f"the batch size is {size}; it must be at least 1")
     if output is not None:
         check_writable(output)
-    models = load_models(heavy, light, model, device, precision).denoisers
+    models = load_given(given).denoisers
     progress = Console(stderr=True)
 
     def show(figure: "tuple[str, PassTime]") -> None:

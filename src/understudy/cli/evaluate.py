@@ -13,7 +13,17 @@ from rich.table import Table
 
 from understudy.cli import evaluate_options as opt
 from understudy.cli.comparison_view import drive, show_tables
-from understudy.cli.models import Device, Heavy, Light, Models, Precision, load_models, pick_device
+from understudy.cli.models import (
+    Device,
+    Heavy,
+    Light,
+    Models,
+    Precision,
+    RemapMasks,
+    TrustRemoteCode,
+    load_given,
+    pick_device,
+)
 from understudy.environment import describe_environment
 from understudy.errors import DataError, SettingError
 from understudy.schedule import ModelSchedule
@@ -51,6 +61,8 @@ def evaluate_command(
     mauve: opt.Mauve = False,
     device: Device = "auto",
     precision: Precision = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+    remap_masks: RemapMasks = False,
     output: opt.Output = None,
     per_sample: opt.PerSample = False,
     as_json: opt.AsJson = False,
@@ -72,7 +84,6 @@ def evaluate_command(
         _compare(given)
 
 
-FOR_SAMPLES = ("tokenizer",)
 FOR_SCHEDULES = (
     *("heavy", "light", "model", "steps", "length", "seed", "temperature", "noise"),
     *("prefix", "prefixes", "prefix_length"),
@@ -85,8 +96,6 @@ def _check(given: dict[str, Any]) -> None:
         raise SettingError("give either --samples FILE or one --schedule or more")
     if given["samples"] is not None and (unused := _named(given, FOR_SCHEDULES)):
         raise SettingError(f"{unused} samples anew and --samples reads a file; leave one of them out")
-    if given["schedule"] and (unused := _named(given, FOR_SAMPLES)):
-        raise SettingError(f"{unused} goes with --samples; models bring their own")
     if given["retokenize"] and given["protocol"] == "published":
         raise SettingError("--retokenize and --protocol published are two ways to score; give one of them")
     if given["mauve"] and given["data"] is None:
@@ -190,7 +199,7 @@ def _compare(given: dict[str, Any]) -> None:
     processes = _join(given["device"]) if _num_processes() > 1 else None
     is_spread = processes is not None and given["device"] == "auto"
     place = processes.device if processes is not None and is_spread else pick_device(given["device"])
-    models = load_models(given["heavy"], given["light"], given["model"], place, given["precision"])
+    models = load_given(given, place)
     comparison = _run(given, schedules, models, _load_judge(given["judge"], place), scoring, processes)
     if comparison is None:
         return

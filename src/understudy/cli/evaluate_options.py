@@ -27,7 +27,11 @@ ProtocolChoice = Annotated[
 Retokenize = Annotated[bool, typer.Option("--retokenize", help="Short for --protocol retokenized.")]
 TokenizerPath = Annotated[
     str | None,
-    typer.Option("--tokenizer", metavar="DIR|ID", help="With --samples: what reads the ids. Default: the judge's."),
+    typer.Option(
+        "--tokenizer",
+        metavar="DIR|ID",
+        help="What reads the ids of --samples, or of models whose folders hold no tokenizer.",
+    ),
 ]
 Steps = Annotated[int | None, typer.Option("--steps", help="Denoising steps N; needed where a schedule is in percent.")]
 Length = Annotated[int | None, typer.Option("--length", help="Tokens per sample. Default: the most the models take.")]

@@ -18,7 +18,7 @@ from understudy.errors import SettingError
 
 if TYPE_CHECKING:
     from understudy.costs import CostTable
-    from understudy.flops import TransformerShape
+    from understudy.flops import Shape
     from understudy.noise import NoiseSchedule
     from understudy.schedule import ModelSchedule
 
@@ -70,7 +70,7 @@ SHORTEST = 8  # characters that the longest segment takes, as in H100000, and th
 class _Scene:
     """What every schedule is counted for; `costs` with the batch size at which it is read, where there is one."""
 
-    shapes: "Mapping[str, TransformerShape]"
+    shapes: "Mapping[str, Shape]"
     length: int
     noise: "NoiseSchedule"
     costs: "tuple[CostTable, int] | None"
@@ -175,9 +175,7 @@ def _measured_length(table: "CostTable", length: int | None) -> int:
     return table.length
 
 
-def _measured_shapes(
-    table: "CostTable", models: Sequence[str], vocab_size: int | None
-) -> "dict[str, TransformerShape]":
+def _measured_shapes(table: "CostTable", models: Sequence[str], vocab_size: int | None) -> "dict[str, Shape]":
     """Shapes of the table's models: its own where it holds them, else those given."""
     known = {shape.vocab_size for shape in table.shapes.values()}
     if vocab_size is not None and known - {vocab_size}:
@@ -223,10 +221,10 @@ def _check_positive(**values: int | None) -> None:
             raise SettingError(f"{name} is {value}; it must be at least 1")
 
 
-def _read_shapes(models: Sequence[str], vocab_size: int) -> "dict[str, TransformerShape]":
+def _read_shapes(models: Sequence[str], vocab_size: int) -> "dict[str, Shape]":
     from understudy.flops import TransformerShape
 
-    shapes = {}
+    shapes: dict[str, Shape] = {}
     for key, text in read_bindings(models, "H=12x768").items():
         match = re.fullmatch(r"([1-9]\d{0,5})(?:x([1-9]\d{0,5}))?", text, re.ASCII)
         if match is None:

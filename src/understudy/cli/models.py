@@ -1,9 +1,9 @@
 """Which models a command was given, and where they run."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,17 @@ Precision = Annotated[
     str, typer.Option("--precision", help="auto (float32 on the CPU, bfloat16 on a GPU), float32 or bfloat16.")
 ]
 
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let code run that a model's folder carries (LLaDA, Dream).")
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option("--tokenizer", metavar="DIR|ID", help="Tokenizer of all models, where their folders hold none."),
+]
+RemapMasks = Annotated[
+    bool, typer.Option("--remap-masks", help="Let models of one tokenizer differ in mask id and vocabulary size.")
+]
+
 
 def load_models(
     heavy: str | Path | None,
@@ -31,9 +42,14 @@ def load_models(
     model: list[str] | None,
     device: str = "auto",
     precision: str = "auto",
+    *,
+    tokenizer: str | None = None,
+    trust_remote_code: bool = False,
+    remap_masks: bool = False,
 ) -> "ModelSet":
     """Load what --heavy, --light and --model name, or the bundled pair where they name nothing.
 
+    What was found in folders of others is said on standard error.
     Raises SettingError for options that do not fit together, and the errors of `load_model_set`.
     """
     given = {"H": heavy, "L": light}
@@ -50,7 +66,25 @@ def load_models(
     if not paths:
         bundled = bundled_paths()
         paths = {"H": bundled["heavy"], "L": bundled["light"]}
-    return load_model_set(paths, device=place, dtype=dtype)
+    models = load_model_set(
+        paths,
+        device=place,
+        dtype=dtype,
+        tokenizer=tokenizer,
+        trust_remote_code=trust_remote_code,
+        remap_masks=remap_masks,
+    )
+    for key, description in models.descriptions.items():
+        if description:
+            typer.echo(f"{key}: {paths[key]} is a {description}", err=True)
+    return models
+
+
+def load_given(given: Mapping[str, Any], device: str | None = None) -> "ModelSet":
+    """`load_models` with what a command was given, by the names of its parameters; on another device if so told."""
+    names = ("precision", "tokenizer", "trust_remote_code", "remap_masks")
+    options = {name: given[name] for name in names}
+    return load_models(given["heavy"], given["light"], given["model"], device or given["device"], **options)
 
 
 def read_bindings(bindings: Iterable[str], example: str) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Samples as a person reads them: a bar while they are made, the texts, and what they cost."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,12 +14,12 @@ from understudy.driving import run_to_end
 
 if TYPE_CHECKING:
     from understudy.denoisers.model_set import ModelSet
-    from understudy.sampling import SampleResult, SamplingTask, StepRecord
+    from understudy.sampling import ConfidenceTask, SampleResult, SamplingTask, StepRecord
 
 
-def run_with_bar(task: "SamplingTask") -> "SampleResult":
-    """Execute a task under a progress bar on standard error, whose total is exact; no terminal, no bar."""
-    from understudy.sampling import sample_steps
+def run_with_bar(task: "SamplingTask | ConfidenceTask") -> "SampleResult":
+    """Execute a task under a progress bar on standard error, whose total is exact if given; no terminal, no bar."""
+    from understudy.sampling import ConfidenceTask, decode_steps, sample_steps
 
     console = Console(stderr=True)
     columns = (
@@ -34,13 +35,19 @@ def run_with_bar(task: "SamplingTask") -> "SampleResult":
         def show(record: "StepRecord") -> None:
             progress.update(bar, advance=len(record.samples), key=record.key)
 
-        return run_to_end(sample_steps(task), show)
+        return run_to_end(decode_steps(task) if isinstance(task, ConfidenceTask) else sample_steps(task), show)
 
 
 def show_result(
-    console: Console, result: "SampleResult", models: "ModelSet", *, seed: int, output: Path | None
+    console: Console,
+    result: "SampleResult",
+    models: "ModelSet",
+    indices: Sequence[int],
+    settings: Mapping[str, Any],
+    *,
+    output: Path | None,
 ) -> None:
-    """Print every sample under its heading, then schedule, passes and FLOPs."""
+    """Print every sample under its index, then schedule, passes and FLOPs. settings: `seed` and `decoding`."""
     from understudy.report.authorship import model_colours
 
     colours = model_colours(_costliest_first(result, models))
@@ -48,14 +55,14 @@ def show_result(
     written_by = result.written_by()
     if console.is_terminal and len(colours) > 1:
         console.print(legend(colours, with_given=bool((written_by == "").any())))
-    for index, (tokens, keys) in enumerate(zip(result.tokens.tolist(), written_by.tolist(), strict=True)):
+    for index, tokens, keys in zip(indices, result.tokens.tolist(), written_by.tolist(), strict=True):
         shown = [(token, key) for token, key in zip(tokens, keys, strict=True) if token not in special]
         text = written_text(models.tokenizer, [token for token, _ in shown], [key for _, key in shown], colours)
         console.rule(f"sample {index}", style="dim")
         # Lines are broken for the eye only: what goes to a file or another program stays as it was sampled.
         console.print(text, soft_wrap=not console.is_terminal)
     console.rule(style="dim")
-    console.print(_summary(result, seed, output))
+    console.print(_summary(result, settings["seed"], settings["decoding"], output))
 
 
 def _costliest_first(result: "SampleResult", models: "ModelSet") -> list[str]:
@@ -65,7 +72,7 @@ def _costliest_first(result: "SampleResult", models: "ModelSet") -> list[str]:
     return sorted(costs, key=lambda key: -costs[key])
 
 
-def _summary(result: "SampleResult", seed: int, output: Path | None) -> Table:
+def _summary(result: "SampleResult", seed: int, decoding: str, output: Path | None) -> Table:
     num_samples, length = result.tokens.shape
     counts = ", ".join(f"{count} by {key}" for key, count in result.nfe.items())
     flops, schedule = result.flops, result.schedule
@@ -76,6 +83,8 @@ def _summary(result: "SampleResult", seed: int, output: Path | None) -> Table:
         "schedule alone": f"{flops.schedule_saved:z.1%} saved against heavy in the same passes",
         "nominal": f"{flops.nominal_blocks_saved:z.1%} saved in the blocks, {flops.nominal_saved:z.1%} with the head",
     }
+    if decoding != "ancestral":
+        lines["decoding"] = decoding
     if output is not None:
         lines["written to"] = str(output)
     table = Table.grid(padding=(0, 2, 0, 0))

@@ -11,8 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from understudy.cli.evaluate_options import JudgeBatchSize
-from understudy.cli.models import Device, Heavy, Light, Models, Precision, load_models, pick_device, pick_dtype
+from understudy.cli.evaluate_options import JudgeBatchSize, ProtocolChoice
+from understudy.cli.models import (
+    Device,
+    Heavy,
+    Light,
+    Models,
+    Precision,
+    RemapMasks,
+    Tokenizer,
+    TrustRemoteCode,
+    load_given,
+    pick_device,
+    pick_dtype,
+)
 from understudy.cli.search_view import drive_search, show_search
 from understudy.environment import describe_environment
 from understudy.errors import SettingError
@@ -95,6 +107,7 @@ def search_command(
     num_samples: NumSamples = 16,
     batch_size: BatchSize = 8,
     judge_batch_size: JudgeBatchSize = 8,
+    protocol: ProtocolChoice = "ids",
     chunk: Chunk = 32,
     seed: Seed = 0,
     noise: Noise = None,
@@ -108,6 +121,9 @@ def search_command(
     figure: FigurePath = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    tokenizer: Tokenizer = None,
+    trust_remote_code: TrustRemoteCode = False,
+    remap_masks: RemapMasks = False,
     as_json: AsJson = False,
 ) -> None:
     """Sample every schedule of coarse segments under the same noise and rank them: the check on what a plan predicts.
@@ -139,6 +155,7 @@ def _run(given: dict[str, Any]) -> None:
         condition=given["condition"],
         digests=models.digests,
         journal=_journal(given, models, settings, space),
+        tokenizer=models.tokenizer,
     )
     command = shlex.join(["understudy", *sys.argv[1:]])
     result = replace(drive_search(run), command=command, environment=describe_environment())
@@ -194,7 +211,7 @@ def read_space(given: dict[str, Any]) -> "SearchSpace":
 def _read_settings(given: dict[str, Any]) -> "SearchSettings":
     from understudy.search import SearchSettings
 
-    names = ("num_samples", "length", "seed", "noise", "batch_size", "judge_batch_size", "chunk", "halving")
+    names = ("num_samples", "length", "seed", "noise", "batch_size", "judge_batch_size", "protocol", "chunk", "halving")
     return SearchSettings(**{name: given[name] for name in (*names, "first_round")})
 
 
@@ -221,21 +238,23 @@ def _read_importance(given: dict[str, Any]) -> "Importance | None":
 def _load(given: dict[str, Any]) -> "tuple[ModelSet, Judge]":
     """Load models and judge. SettingError for a pair of one's own without a judge of its own."""
     judge = given["judge"]
-    if judge is None and (given["heavy"] or given["light"] or given["model"]):
+    shares_ids = given["protocol"] == "ids"
+    if judge is None and shares_ids and (given["heavy"] or given["light"] or given["model"]):
         raise SettingError("give --judge, a causal model that shares your models' tokenizer; the bundled one does not")
-    models = load_models(given["heavy"], given["light"], given["model"], given["device"], given["precision"])
+    models = load_given(given)
     from understudy.demo import bundled_judge
     from understudy.evaluation import Judge, check_vocabulary
 
     place = pick_device(given["device"])
     loaded = bundled_judge(place) if judge is None else Judge.load(judge, device=place)
-    check_vocabulary(models.tokenizer, loaded)
+    if shares_ids:
+        check_vocabulary(models.tokenizer, loaded)
     return models, loaded
 
 
 def _journal(given: dict[str, Any], models: "ModelSet", settings: "SearchSettings", space: "SearchSpace") -> Any:
     """Open the journal beside the output, told what its measurements depend on; where models lie is not among it."""
-    from understudy.denoisers.loading import model_sha256
+    from understudy.denoisers.model_files import model_sha256
     from understudy.denoisers.model_set import bundled_paths
     from understudy.record_journal import RecordJournal
 

@@ -10,20 +10,26 @@ from numpy.typing import NDArray
 
 from understudy.data.corpus import TextSource
 from understudy.data.token_blocks import MANIFEST_FILE, TokenBlocks
-from understudy.data.tokenization import TextEncoder, resolve_vocabulary
+from understudy.data.tokenization import TextEncoder
 from understudy.errors import DataError, SettingError
 
 BATCH_DOCUMENTS = 256
 
 
 def held_out_blocks(
-    source: str | Path, tokenizer: Any, *, length: int, count: int, begin_id: int | None = None
+    source: str | Path,
+    tokenizer: Any,
+    *,
+    length: int,
+    count: int,
+    begin_id: int | None = None,
+    end_id: int | None = None,
 ) -> NDArray[np.int64]:
     """Give up to `count` blocks (J, length) of token ids.
 
     source: a folder of `understudy prepare`, whose validation split is taken, spread evenly; or text: a `.txt` file,
     its documents set apart by empty lines, or what `TextSource` reads. Documents of a text are joined, each followed by
-    its end token, and cut into blocks that begin with `begin_id` where there is one.
+    `end_id`, and cut into blocks that begin with `begin_id`, where the models know such tokens.
 
     DataError for text or a folder that cannot be read, was made with another tokenizer or fills not one block;
     SettingError where the folder's blocks are shorter than `length` or padded.
@@ -32,7 +38,7 @@ def held_out_blocks(
         raise SettingError(f"{count} blocks of {length} tokens are asked for; at least 1 of 2 are needed")
     if (Path(source) / MANIFEST_FILE).is_file():
         return _prepared(Path(source), tokenizer, length, count)
-    blocks = _packed(_documents(source), tokenizer, length, begin_id)
+    blocks = _packed(_documents(source), tokenizer, length, begin_id, end_id)
     found = list(islice(blocks, count))
     if not found:
         raise DataError(f"{str(source)!r} fills not one block of {length} tokens; give more text or a shorter length")
@@ -65,13 +71,15 @@ def _documents(source: str | Path) -> Iterator[str]:
     yield from (part.strip("\n") for part in text.split("\n\n") if part.strip())
 
 
-def _packed(documents: Iterable[str], tokenizer: Any, length: int, begin_id: int | None) -> Iterator[list[int]]:
-    encoder, end_id = TextEncoder(tokenizer), resolve_vocabulary(tokenizer).eos_id
-    begin = [] if begin_id is None else [begin_id]
+def _packed(
+    documents: Iterable[str], tokenizer: Any, length: int, begin_id: int | None, end_id: int | None
+) -> Iterator[list[int]]:
+    encoder = TextEncoder(tokenizer)
+    begin, end = ([] if token is None else [token] for token in (begin_id, end_id))
     size, waiting, texts = length - len(begin), list[int](), iter(documents)
     while batch := list(islice(texts, BATCH_DOCUMENTS)):
         for ids in encoder.encode(batch):
-            waiting += [*ids, end_id] if ids else []
+            waiting += [*ids, *end] if ids else []
         while len(waiting) >= size:
             yield begin + waiting[:size]
             del waiting[:size]

@@ -23,7 +23,7 @@ class ExactDenoiser:
 
     uses_time = False
     noise = None
-    begin_id = None
+    begin_id = end_id = None
 
     def __init__(self, law: torch.Tensor) -> None:
         law = law.double()

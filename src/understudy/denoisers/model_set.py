@@ -8,20 +8,25 @@ from typing import Any
 
 import torch
 
-from understudy.denoisers.loading import load_denoiser, model_sha256
+from understudy.denoisers.loading import load_denoiser
+from understudy.denoisers.model_files import model_sha256
 from understudy.denoisers.protocol import Denoiser
-from understudy.errors import ModelError, PairingError, PromptError
-from understudy.tokenizer_files import load_tokenizer, tokenizer_sha256
+from understudy.denoisers.remapped import remap
+from understudy.errors import DataError, ModelError, PairingError, PromptError
+from understudy.tokenizer_files import load_tokenizer, tokenizer_difference
+
+TAIL = 512  # logits beyond the tokenizer's tokens: a mask token, padding to a round number
 
 
 @dataclass(frozen=True)
 class ModelSet:
-    """Models by key, their common tokenizer, where they came from, and what they are (`model_sha256`)."""
+    """Models by key, their common tokenizer, where they came from, what they are (`model_sha256`), what was found."""
 
     denoisers: dict[str, Denoiser]
     tokenizer: Any
     paths: dict[str, str]
     digests: Mapping[str, str] = field(default_factory=dict)
+    descriptions: Mapping[str, str] = field(default_factory=dict)
 
     def encode_prefix(self, text: str) -> list[int]:
         """Token ids of a prefix, after the begin token if the models were trained with one.
@@ -52,33 +57,81 @@ class ModelSet:
 
 
 def load_model_set(
-    paths: Mapping[str, str | Path], *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    paths: Mapping[str, str | Path],
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    tokenizer: str | Path | None = None,
+    trust_remote_code: bool = False,
+    remap_masks: bool = False,
 ) -> ModelSet:
-    """Load the models of a schedule by key.
+    """Load the models of a schedule by key, and check that they can share one.
 
-    Raises ModelError or DataError where a model or tokenizer cannot be loaded, PairingError where tokenizers differ or
-    only some of the models were trained with a begin token.
+    tokenizer: folder or hub id of the tokenizer of all of them, where their folders hold none. trust_remote_code: as in
+    `load_denoiser`. remap_masks: let models of one tokenizer differ in mask id and vocabulary size (`remapped.remap`).
+    Raises ModelError or DataError where a model or tokenizer cannot be loaded, PairingError where models differ in
+    tokenizer, mask, vocabulary or begin token: it names the difference.
     """
     if not paths:
         raise PairingError("no model is given; bind at least one to a key")
-    denoisers = {key: load_denoiser(path, device=device, dtype=dtype) for key, path in paths.items()}
-    tokenizers = {key: load_tokenizer(path) for key, path in paths.items()}
-    first, *others = tokenizers
-    for key in others:
-        if tokenizer_sha256(tokenizers[key]) != tokenizer_sha256(tokenizers[first]):
-            raise PairingError(
-                f"models {first} ({paths[first]}) and {key} ({paths[key]}) have different tokenizers; "
-                "models under one schedule must share one"
-            )
+
+    def load(path: str | Path) -> Denoiser:
+        return load_denoiser(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+
+    try:
+        shared = _shared_tokenizer(paths) if tokenizer is None else load_tokenizer(tokenizer)
+    except DataError:
+        for path in paths.values():
+            load(path)  # what is wrong with a whole folder says more than what is wrong with its tokenizer
+        raise
+    denoisers = {key: load(path) for key, path in paths.items()}
+    _check_tokenizer(shared, denoisers)
     begins = {key: model.begin_id for key, model in denoisers.items()}
     if len(set(begins.values())) > 1:
         listed = ", ".join(f"{key}: {begin}" for key, begin in begins.items())
         raise PairingError(
             f"the models were trained on blocks that begin differently (begin token {listed}); pair others"
         )
+    _check_masks(denoisers, can_differ=remap_masks)
+    descriptions = {key: getattr(model, "description", "") for key, model in denoisers.items()}
     recorded = {key: _recorded(path) for key, path in paths.items()}
     digests = {key: model_sha256(path) for key, path in paths.items()}
-    return ModelSet(denoisers, tokenizers[first], recorded, digests)
+    return ModelSet(remap(denoisers) if remap_masks else denoisers, shared, recorded, digests, descriptions)
+
+
+def _shared_tokenizer(paths: Mapping[str, str | Path]) -> Any:
+    """Load the tokenizer of each, before any weights; they must be one."""
+    tokenizers = {key: load_tokenizer(path) for key, path in paths.items()}
+    first, *others = tokenizers
+    for key in others:
+        if (difference := tokenizer_difference(tokenizers[first], tokenizers[key])) is not None:
+            raise PairingError(
+                f"models {first} ({paths[first]}) and {key} ({paths[key]}) have different tokenizers ({difference}); "
+                "models under one schedule must share one"
+            )
+    return tokenizers[first]
+
+
+def _check_tokenizer(tokenizer: Any, denoisers: Mapping[str, Denoiser]) -> None:
+    """A tokenizer that lacks many of a model's tokens, or has more, was made for another one."""
+    size = len(tokenizer)
+    for key, model in denoisers.items():
+        if not size <= model.vocab_size <= size + max(TAIL, size // 10):
+            raise PairingError(
+                f"the tokenizer knows {size} tokens and model {key} has logits for {model.vocab_size}; "
+                "it was made for another model"
+            )
+
+
+def _check_masks(denoisers: Mapping[str, Denoiser], *, can_differ: bool) -> None:
+    for name, what in (("mask_id", "mask id"), ("vocab_size", "vocabulary size")):
+        values = {key: getattr(model, name) for key, model in denoisers.items()}
+        if len(set(values.values())) > 1 and not can_differ:
+            listed = ", ".join(f"{key} has {value}" for key, value in values.items())
+            raise PairingError(
+                f"the models share a tokenizer but differ in {what} ({listed}); "
+                "let them be mapped on each other with --remap-masks"
+            )
 
 
 def _recorded(path: str | Path) -> str:

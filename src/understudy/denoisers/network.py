@@ -21,9 +21,11 @@ class DiTDenoiser:
     differs between rows.
 
     On a GPU, and without time conditioning, it runs in the folded form of `FusedDiT`. kernels: see there.
+    description: what was found and decided where it was loaded from a folder that is not our own.
     """
 
-    def __init__(self, network: DiTForMaskedLM, *, kernels: bool = True) -> None:
+    def __init__(self, network: DiTForMaskedLM, *, kernels: bool = True, description: str = "") -> None:
+        self.description = description
         self.network = network.eval().requires_grad_(False)
         self._fused: FusedDiT | None = None
         if network.device.type == "cpu":
@@ -36,6 +38,7 @@ class DiTDenoiser:
         self.uses_time: bool = config.time_conditioning
         self.noise: str | None = config.noise if config.time_conditioning else None
         self.begin_id: int | None = config.bos_token_id
+        self.end_id: int | None = config.eos_token_id
         self.shape = TransformerShape(config.hidden_size, config.num_hidden_layers, config.vocab_size)
         self._noise = noise_schedule(config.noise)
 

@@ -52,6 +52,7 @@ class Denoiser(Protocol):
     uses_time: whether `t` changes the answer.
     noise: name of the noise schedule in which it reads `t`; None where time does not matter.
     begin_id: the token that every training sequence began with, or None; a prefix goes after it.
+    end_id: the token that ended every document of training, or None where the model never draws one.
     device: where `xt` must lie and where the logits come back.
     """
 
@@ -61,6 +62,7 @@ class Denoiser(Protocol):
     uses_time: bool
     noise: str | None
     begin_id: int | None
+    end_id: int | None
 
     @property
     def device(self) -> torch.device:

@@ -8,7 +8,7 @@ from understudy.evaluation.prefixes import prefix_template, text_prefixes, valid
 from understudy.evaluation.processes import Processes, compare_on_all
 from understudy.evaluation.references import ReferenceText
 from understudy.evaluation.running import compare_schedules, run_comparison
-from understudy.evaluation.scores import SampleScores, Scoring, score_tokens
+from understudy.evaluation.scores import SampleScores, Scoring, judge_samples, score_tokens
 from understudy.evaluation.tasks import ComparisonProgress, ComparisonTask
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "compare_on_all",
     "compare_schedules",
     "frontier_difference",
+    "judge_samples",
     "prefix_template",
     "read_evaluation",
     "reading_of",

@@ -171,7 +171,7 @@ def _path(
     edges = bin_edges(settings.steps, settings.bins)
     chunks = []
     for task in tasks:
-        unit = f"{name} {task.first_index} {task.plan.num_samples}"
+        unit = f"{name} {task.indices[0]} {task.plan.num_samples}"
         if unit in journal:
             yield progress.step(name, task.num_passes)
         else:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from understudy.costs import CostTable
 from understudy.errors import DataError, SettingError
-from understudy.flops import TransformerShape, expected_step_flops, expected_step_passes
+from understudy.flops import Shape, expected_step_flops, expected_step_passes, read_shape
 from understudy.importance import Importance, PathDivergence
 from understudy.noise import noise_schedule
 from understudy.planning.problem import PlanningProblem
@@ -57,21 +57,21 @@ def planning_problem(
     )
 
 
-def model_shapes(importance: Importance) -> dict[str, TransformerShape] | None:
+def model_shapes(importance: Importance) -> dict[str, Shape] | None:
     """Shapes of all models, None unless all are known. DataError where one is damaged."""
     shapes = _known_shapes(importance)
     return shapes if len(shapes) == len(importance.models) else None
 
 
-def _known_shapes(importance: Importance) -> dict[str, TransformerShape]:
-    shapes: dict[str, TransformerShape] = {}
+def _known_shapes(importance: Importance) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {}
     for key, model in importance.models.items():
         content = model.get("shape")
         if content is None:
             continue
         try:
-            shapes[key] = TransformerShape(**{name: int(size) for name, size in content.items()})
-        except (AttributeError, TypeError, ValueError) as error:
+            shapes[key] = read_shape(content)
+        except (AttributeError, TypeError, DataError) as error:
             raise DataError(
                 f"the shape of model {key} in the importance file is damaged ({error}); analyze again"
             ) from error
@@ -126,5 +126,5 @@ def check_table(table: CostTable, importance: Importance, path: PathDivergence) 
             )
 
 
-def _shape_text(shape: TransformerShape) -> str:
+def _shape_text(shape: Shape) -> str:
     return f"{shape.blocks}x{shape.width} over {shape.vocab_size} tokens"

@@ -58,7 +58,7 @@ class _PlainRun:
     ) -> None:
         self.task, self.whole, self.canvas, self.noise_dtype, self.reuse = task, whole, whole[rows], noise_dtype, reuse
         self.samples = np.arange(len(whole))[rows]
-        entropy = np.random.SeedSequence((task.seed, task.first_index + rows.start)).generate_state(1, np.uint64)
+        entropy = np.random.SeedSequence((task.seed, task.indices[rows.start])).generate_state(1, np.uint64)
         self.generator = torch.Generator(whole.device).manual_seed(int(entropy[0] >> 1))
         self.nfe: Counter[str] = Counter()
         self.cached: tuple[str, torch.Tensor] | None = None

@@ -28,6 +28,7 @@ class SamplingOptions(TypedDict, total=False):
     steps: int | None
     seed: int
     first_index: int
+    indices: Sequence[int] | None
     prefix: Sequence[int] | None
     suffix: Sequence[int] | None
     template: ArrayLike | None
@@ -43,7 +44,7 @@ class SamplingOptions(TypedDict, total=False):
 class SamplingTask:
     """A checked request: everything a sampler needs, and everything a progress bar wants to know beforehand.
 
-    template: int64 (n, L), the mask id at free positions. plan: who is revealed when.
+    template: int64 (n, L), the mask id at free positions. plan: who is revealed when. indices: of the n samples.
     """
 
     denoisers: Mapping[str, Denoiser]
@@ -52,7 +53,7 @@ class SamplingTask:
     plan: RevealPlan
     noise: NoiseSchedule
     seed: int
-    first_index: int
+    indices: Sequence[int]
     temperature: float
     top_p: float
     batch_size: int
@@ -69,6 +70,7 @@ class SamplingTask:
         steps: int | None = None,
         seed: int = 0,
         first_index: int = 0,
+        indices: Sequence[int] | None = None,
         prefix: Sequence[int] | None = None,
         suffix: Sequence[int] | None = None,
         template: ArrayLike | None = None,
@@ -84,7 +86,8 @@ class SamplingTask:
         denoisers: models by schedule key. schedule: None lets the costliest model make all `steps`.
         length: L; the shortest `max_length` of the models unless given. num_samples: n ≥ 1.
         steps: N ≥ 1; needed where the schedule does not say it. seed, first_index: sample i is a function of (seed,
-        first_index + i), the models and the schedule. prefix, suffix: token ids kept at the ends of every sample.
+        first_index + i), the models and the schedule; indices: n numbers to stand in for first_index + i.
+        prefix, suffix: token ids kept at the ends of every sample.
         template: token ids (L,) or (n, L) with the mask id where a token is wanted, instead of prefix and suffix.
         noise: "loglinear" or "cosine"; that of the time-conditioned models unless given, else log-linear.
         t_end: where the time grid stops; above 0 a clean-up pass reveals the rest.
@@ -106,9 +109,13 @@ class SamplingTask:
         model_schedule = _resolve_schedule(denoisers, schedule, steps, canvas.shape[1])
         law = _resolve_noise(denoisers, noise)
         times = law.grid(model_schedule.num_steps, t_end)
-        plan = RevealPlan.draw(canvas == mask_id, times, law, seed=seed, first_index=first_index)
+        if indices is None:
+            indices = range(first_index, first_index + num_samples)
+        elif len(indices) != num_samples:
+            raise SettingError(f"{len(indices)} indices are given for {num_samples} samples; give one for each")
+        plan = RevealPlan.draw(canvas == mask_id, times, law, seed=seed, indices=indices)
         return cls(
-            denoisers, model_schedule, canvas, plan, law, seed, first_index, temperature, top_p, batch_size, cuda_graphs
+            denoisers, model_schedule, canvas, plan, law, seed, indices, temperature, top_p, batch_size, cuda_graphs
         )
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 
 from understudy import metrics
 from understudy.driving import mapped
-from understudy.evaluation import Judge
+from understudy.evaluation import Judge, Scoring, judge_samples, reading_of
 from understudy.sampling import SamplingTask, sample_steps
 from understudy.schedule import ModelSchedule
 
@@ -26,22 +26,23 @@ class Unit:
         return f"{self.schedule} {self.first}:{self.end}"
 
 
-def measure(task: SamplingTask, judge: Judge, judge_batch_size: int) -> Generator[int, None, dict[str, Any]]:
+def measure(task: SamplingTask, judge: Judge, scoring: Scoring, tokenizer: Any) -> Generator[int, None, dict[str, Any]]:
     """Sample and judge one unit; yields the number of sequences in each pass, returns plain values.
 
-    These are nll_sums, counts, entropies, each a list over samples; nfe by key; seconds. Tokens that were given are
-    context and count nowhere. ModelError where a model or the judge returns no usable number.
+    tokenizer: what reads the models' ids, where the judge reads texts. The values are nll_sums, counts, entropies, each
+    a list over samples; nfe by key; seconds. Tokens that were given are context and count nowhere. ModelError where a
+    model or the judge returns no usable number.
     """
     started = time.perf_counter()
     result = yield from mapped(sample_steps(task), lambda record: len(record.samples))
     free = result.reveal_step >= 0
     rows = metrics.sample_rows(result.tokens)
-    nlls = metrics.token_nlls(judge.model, rows, batch_size=judge_batch_size, scored=free)
-    written = [row[keep] for row, keep in zip(rows, free, strict=True)]
+    reading = reading_of(judge, rows, free, protocol=scoring.protocol, tokenizer=tokenizer)
+    judged = judge_samples(judge, rows, free, reading, scoring)
     return {
-        "nll_sums": [float(values.sum()) for values in nlls],
-        "counts": [len(values) for values in nlls],
-        "entropies": metrics.token_entropy(written).tolist(),
+        "nll_sums": judged.nll_sums.tolist(),
+        "counts": judged.counts.tolist(),
+        "entropies": metrics.token_entropy(judged.written).tolist(),
         "nfe": result.nfe,
         "seconds": round(time.perf_counter() - started, 3),
     }

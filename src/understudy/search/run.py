@@ -62,6 +62,7 @@ def search_schedules(
     condition: str | None = None,
     digests: Mapping[str, str] | None = None,
     journal: RecordJournal | None = None,
+    tokenizer: Any = None,
 ) -> Generator[SearchProgress, None, SearchResult]:
     """Measure every schedule of a space under the same noise and rank them; the return value is the result.
 
@@ -71,14 +72,14 @@ def search_schedules(
     schedule's path KL; condition: the name of its trajectories, the first unless given; digests: of the models' weights
     by key (`ModelSet.digests`), which those that were analysed must have too. journal: where finished units are kept
     and looked up; a search that was stopped goes on there and ends with the same numbers (`SearchSettings.journal_job`
-    says what job it is).
+    says what job it is). tokenizer: what reads the models' ids, where the judge reads texts; the judge's unless given.
 
     Everything is checked before any model runs; the first record says what is to come. The caller drives: stop early by
     not asking for more. Raises the errors of `SamplingTask.create`, of `metrics.token_nlls` and of the journal, and
     SettingError where the analysis was of something else, or samples are too short to be judged.
     """
     chosen = settings or SearchSettings()
-    search = _Search.prepare(denoisers, space, judge, chosen, journal, plan, also)
+    search = _Search.prepare(denoisers, space, judge, chosen, journal, plan, also, tokenizer or judge.tokenizer)
     path = None
     if importance is not None:
         path = predicting_path(importance, condition, search.candidates, search.base, digests or {})
@@ -104,9 +105,10 @@ class _Search:
         judge: Judge,
         settings: SearchSettings,
         journal: RecordJournal,
+        tokenizer: Any,
     ) -> None:
         self.base, self.space, self.candidates = base, space, candidates
-        self.judge, self.settings, self.journal = judge, settings, journal
+        self.judge, self.settings, self.journal, self.tokenizer = judge, settings, journal, tokenizer
         self.left = list(candidates)
         self._finished: dict[str, list[Unit]] = {name: [] for name in candidates}
         per_sample = np.bincount(base.plan.events.samples, minlength=base.plan.num_samples)
@@ -123,6 +125,7 @@ class _Search:
         journal: RecordJournal | None,
         plan: ModelSchedule | None,
         also: Sequence[ModelSchedule | str],
+        tokenizer: Any,
     ) -> "_Search":
         """Check all that can be checked, and draw the reveal plan that all schedules share."""
         options = settings.sampling_options(0, settings.num_samples)
@@ -134,7 +137,7 @@ class _Search:
         for candidate in candidates.values():
             SamplingTask.create(denoisers, candidate.schedule, **few)
         kept = RecordJournal(None, {}) if journal is None else journal  # an empty one is false
-        return cls(base, space, candidates, judge, settings, kept)
+        return cls(base, space, candidates, judge, settings, kept, tokenizer)
 
     def units(self, start: int, end: int) -> Iterator[Unit]:
         """What is to be measured between two numbers of samples: all schedules on some samples, then on the next."""
@@ -161,7 +164,8 @@ class _Search:
                 self._done += passes
                 return self.progress("sampling", unit, number)
 
-            measured = yield from mapped(measure(task, self.judge, self.settings.judge_batch_size), report)
+            measuring = measure(task, self.judge, self.settings.scoring, self.tokenizer)
+            measured = yield from mapped(measuring, report)
             self.journal.put(unit.name, measured)
         self._done = before + int(self._passes[unit.end] - self._passes[unit.first])
         self._finished[str(unit.schedule)].append(unit)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from understudy.errors import SettingError
+from understudy.evaluation import Protocol, Scoring
 from understudy.sampling import SamplingOptions
 from understudy.search.halving import Rule, round_sizes
 
@@ -17,9 +18,10 @@ class SearchSettings:
 
     num_samples: of each schedule, at least 2. length, noise, prefix, batch_size: as in `SamplingTask.create`; seed is
     shared by all schedules, so that sample i of one is paired with sample i of another. judge_batch_size: most windows
-    that the judge reads at once. chunk: samples that are measured and journalled at once, at least 1.
-    halving, first_round: None samples every schedule to the end; see `halving.round_sizes`. confidence: of the rule
-    "confident" over the whole search, in (0, 1). SettingError outside of the ranges.
+    that the judge reads at once. protocol: how samples reach the judge (`evaluation.Protocol`). chunk: samples that are
+    measured and journalled at once, at least 1. halving, first_round: None samples every schedule to the end; see
+    `halving.round_sizes`. confidence: of the rule "confident" over the whole search, in (0, 1). SettingError outside of
+    the ranges.
     """
 
     num_samples: int = 16
@@ -29,6 +31,7 @@ class SearchSettings:
     prefix: tuple[int, ...] | None = None
     batch_size: int = 8
     judge_batch_size: int = 8
+    protocol: Protocol = "ids"
     chunk: int = 32
     halving: Rule | None = None
     first_round: int | None = None
@@ -47,6 +50,11 @@ class SearchSettings:
     def rounds(self) -> tuple[int, ...]:
         """Samples that a schedule has after each round."""
         return round_sizes(self.num_samples, self.halving, self.first_round)
+
+    @property
+    def scoring(self) -> Scoring:
+        """How the judge scores."""
+        return Scoring(protocol=self.protocol, judge_batch_size=self.judge_batch_size)
 
     def sampling_options(self, first: int, end: int) -> SamplingOptions:
         """Ask for samples first … end − 1."""
@@ -80,5 +88,5 @@ class SearchSettings:
         under others.
         """
         settings = self.to_dict()
-        kept = {name: settings[name] for name in ("length", "seed", "noise", "prefix")}
+        kept = {name: settings[name] for name in ("length", "seed", "noise", "prefix", "protocol")}
         return {"format": JOURNAL_FORMAT, "steps": num_steps, **kept, **facts}

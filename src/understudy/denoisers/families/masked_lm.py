@@ -1,0 +1,105 @@
+"""Any `AutoModelForMaskedLM` of transformers: BERT, RoBERTa, DistilBERT, ModernBERT and the like.
+
+Such a model was trained to fill gaps, which is what a denoiser does (Wang and Cho 2019, arXiv 1902.04094).
+"""
+
+from typing import Any
+
+from safetensors import SafetensorError
+
+from understudy.denoisers.families.family import ModelSource
+from understudy.denoisers.framed import FramedDenoiser, Framing
+from understudy.denoisers.model_files import check_fit, truncated, weight_files
+from understudy.errors import ModelError, one_line
+from understudy.quiet import quiet
+from understudy.tokenizer_files import load_tokenizer
+
+
+class MaskedLM:
+    """Masked language models that transformers knows without code of their own."""
+
+    title = "masked language model of transformers"
+
+    def recognises(self, source: ModelSource) -> bool:
+        """By whether transformers has a masked language model of this `model_type`."""
+        from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+        return source.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and "auto_map" not in source.config
+
+    def load(self, source: ModelSource) -> FramedDenoiser:
+        """Load network and tokenizer, and work out the frame, the mask and the tokens that are never drawn."""
+        tokenizer = load_tokenizer(source.folder)
+        if tokenizer.mask_token_id is None:
+            raise ModelError(f"the tokenizer of {source.name} has no mask token; a masked language model needs one")
+        network = _network(source)
+        before, after = frame_of(tokenizer)
+        vocab_size = min(network.config.vocab_size, len(tokenizer))
+        framing = Framing(
+            mask_id=tokenizer.mask_token_id,
+            vocab_size=vocab_size,
+            max_length=_max_length(network.config, tokenizer) - len(before) - len(after),
+            barred=barred_ids(tokenizer),
+            before=before,
+            after=after,
+        )
+        trunk = getattr(network, network.base_model_prefix, None)
+        words = [tokenizer.convert_ids_to_tokens(part) for part in (before, after)]
+        description = (
+            f"{type(network).__name__}: vocabulary {vocab_size} of {network.config.vocab_size}, mask "
+            f"{framing.mask_id} ({tokenizer.mask_token}), at most {framing.max_length} tokens between "
+            f"{' '.join(words[0]) or 'nothing'} and {' '.join(words[1]) or 'nothing'}, special tokens never drawn"
+        )
+        return FramedDenoiser(network, framing, trunk=trunk, description=description)
+
+
+def frame_of(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Tokens that the tokenizer puts before and after a text: those of [CLS] and [SEP], or none.
+
+    Raises ModelError where it does not leave the text in one piece.
+    """
+    plain = tokenizer.encode("a", add_special_tokens=False)
+    framed = tokenizer.encode("a", add_special_tokens=True)
+    for start in range(len(framed) - len(plain) + 1):
+        if framed[start : start + len(plain)] == plain:
+            return framed[:start], framed[start + len(plain) :]
+    raise ModelError("the tokenizer changes a text that it frames; its begin and end tokens cannot be told")
+
+
+def barred_ids(tokenizer: Any) -> list[int]:
+    """Special tokens, none of which belongs into a text; but the end token of a model that chats."""
+    ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} if tokenizer.chat_template else set()
+    return [token for token in tokenizer.all_special_ids if token not in ends]
+
+
+def _network(source: ModelSource) -> Any:
+    from transformers import AutoModelForMaskedLM
+
+    weight_files(source.folder)
+    try:
+        with quiet():
+            network, report = AutoModelForMaskedLM.from_pretrained(
+                source.folder,
+                dtype=source.dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                # Reported instead, where the error would point to a log line.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except SafetensorError as error:
+        raise truncated(source.folder, error) from error
+    except Exception as error:  # broad, because a configuration that cannot be fails in each model's own way
+        raise ModelError(f"{source.name} cannot be loaded as {source.model_type!r}: {one_line(error)}") from error
+    # Names in transformers 4, (name, shape, shape) in 5. What a masked language model has no use for (a pooler, a
+    # second head) may be there.
+    differing = [item if isinstance(item, str) else item[0] for item in report["mismatched_keys"]]
+    check_fit(source.folder, set(report["missing_keys"]) - set(differing), (), differing)
+    return network.to(source.device)
+
+
+def _max_length(config: Any, tokenizer: Any) -> int:
+    """Most tokens, frame included: what positions there are, less those that RoBERTa keeps for padding."""
+    limit = int(getattr(config, "max_position_embeddings", 0) or tokenizer.model_max_length)
+    starts_late = config.model_type in {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm"}
+    return min(limit - (config.pad_token_id + 1 if starts_late else 0), int(tokenizer.model_max_length))

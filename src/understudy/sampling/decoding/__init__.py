@@ -1,0 +1,16 @@
+"""Decoding rules beside ancestral sampling, under the same schedules, accounting and step records.
+
+| rule | who is revealed next | how many | planned ahead |
+|---|---|---|---|
+| ancestral | each position at its own random step | random | yes |
+| first_hitting | each position at its own random time | one | yes |
+| random | the next of a random order | by pace | yes |
+| low_confidence | the highest probability of the token drawn | by pace or threshold | no |
+| margin | the largest lead of the likeliest token | by pace or threshold | no |
+| entropy | the lowest entropy | by pace | no |
+"""
+
+from understudy.sampling.decoding.engine import decode, decode_steps
+from understudy.sampling.decoding.task import DECODINGS, ConfidenceTask, DecodingOptions, decoding_task
+
+__all__ = ["DECODINGS", "ConfidenceTask", "DecodingOptions", "decode", "decode_steps", "decoding_task"]
