@@ -35,7 +35,10 @@ def speed_table():
     """Seconds for a sample of every sampler, how many times faster heavy only is, what the sandwich saves."""
     head = ["steps, batch", *PLAIN.values(), *OURS.values(), "heavy only, times published (cached)"]
     head += ["sandwich saves, time", "of its FLOPs' saving", "heavy only, of the matrix peak"]
-    return table(head, [speed_row(cell) for cell in read("sampling-h200.json")["cells"]])
+    cells = {(cell["steps"], cell["batch_size"]): cell for cell in read("sampling-h200-batch-128.json")["cells"]}
+    cells |= {(cell["steps"], cell["batch_size"]): cell for cell in read("sampling-h200.json")["cells"]}
+    order = sorted(cells, key=lambda place: (-place[0], place[1]))
+    return table(head, [speed_row(cells[place]) for place in order])
 
 
 def speed_row(cell):
