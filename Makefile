@@ -3,12 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The same with the oldest transformers that is supported, and the tests of what depends on it.
+OLD_VENV := .venv-transformers-4
+OLD_STAMP := $(OLD_VENV)/.installed
+OLD_TESTS := tests/test_loading.py tests/test_masked_lm.py tests/test_remote_models.py tests/test_mdlm_checkpoints.py \
+	tests/test_dit.py tests/test_tokenization.py tests/test_evaluation.py tests/test_prompts.py
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test test-transformers-4 check format clean
 
 help:
 	@echo "make demo    sample the bundled models under four schedules and write ./demo-output"
 	@echo "make test    run the tests (CPU, no network)"
+	@echo "make test-transformers-4  run those that depend on transformers with the oldest one supported"
 	@echo "make check   format, lint and type checks"
 	@echo "make format  apply the formatter"
 	@echo "make clean   remove the virtual environment and caches"
@@ -21,11 +27,20 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	@touch $@
 
+$(OLD_STAMP): pyproject.toml constraints-4.txt
+	$(PYTHON) -m venv --clear $(OLD_VENV)
+	$(OLD_VENV)/bin/python -m pip install --quiet --constraint constraints-4.txt torch
+	$(OLD_VENV)/bin/python -m pip install --quiet --constraint constraints-4.txt --editable '.[all]' pytest hypothesis
+	@touch $@
+
 demo: $(STAMP)
 	$(BIN)/understudy demo --output demo-output
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+test-transformers-4: $(OLD_STAMP)
+	$(OLD_VENV)/bin/python -m pytest $(OLD_TESTS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -37,4 +52,4 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLD_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
