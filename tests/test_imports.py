@@ -28,7 +28,7 @@ LAYERS = (
     ("sampling",),
     ("metrics", "saved_samples", "costs", "checkpoint", "data", "importance", "prompts", "conformance"),
     ("training", "evaluation", "planning"),
-    ("search",),
+    ("search", "lightening"),
     ("report", "demo"),
     ("cli",),
     ("__main__", "harness"),

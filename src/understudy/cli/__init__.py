@@ -16,6 +16,7 @@ from understudy.cli.convert import convert_command
 from understudy.cli.demo import demo_command
 from understudy.cli.evaluate import evaluate_command
 from understudy.cli.flops import flops_command
+from understudy.cli.make_light import make_light_command
 from understudy.cli.plan import plan_command
 from understudy.cli.prepare import prepare_command
 from understudy.cli.report import report_command
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert_command,
     "prepare": prepare_command,
     "train": train_command,
+    "make-light": make_light_command,
 }
 for verb, command in COMMANDS.items():
     app.command(verb)(command)

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from understudy.denoisers.dit import sigma_of_alpha
 from understudy.errors import DataError, SettingError
 from understudy.noise import NoiseSchedule, noise_schedule
-from understudy.training.settings import TrainingConfig
+from understudy.training.settings import Intervals, TrainingConfig
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -103,6 +103,23 @@ def stratified_times(uniform: Floats, t_min: float) -> Floats:
     return t_min + (1 - t_min) * (strata_order(len(uniform)) + uniform) / len(uniform)
 
 
+def times_within(intervals: Intervals, fraction: Floats) -> Floats:
+    """Give the times (…) that lie at `fraction` (…), in [0, 1], of the joint length of `intervals`; ascending."""
+    low, high = np.array(intervals, dtype=np.float64).T
+    ends = np.cumsum(high - low)
+    where = fraction * ends[-1]
+    owner = np.minimum(np.searchsorted(ends, where, side="right"), len(ends) - 1)
+    return np.asarray(np.clip(high[owner] - (ends[owner] - where), low[owner], high[owner]))
+
+
+def drawn_times(config: TrainingConfig, uniform: Floats) -> Floats:
+    """Give the times (B,) of a step from `uniform` (B,) in [0, 1): stratified over what the run trains on."""
+    if config.times is None:
+        return stratified_times(uniform, config.t_min)
+    kept = tuple((max(low, config.t_min), high) for low, high in config.times if high > config.t_min)
+    return times_within(kept, stratified_times(uniform, 0.0))
+
+
 def sigma_of(noise: NoiseSchedule, t: Floats) -> NDArray[np.float32]:
     """Noise level (B,) at times (B,), as a time-conditioned network reads it; float32."""
     return sigma_of_alpha(torch.from_numpy(noise.alpha(t))).float().numpy()
@@ -155,7 +172,7 @@ class BatchMaker:
         """Give the micro-batches of this process in step number `step` (0 is the first)."""
         ids = self.blocks[step_blocks(self.config.seed, step, self.config.batch_size, len(self.blocks))]
         is_valid = self._valid(ids)
-        make = self._masked if self.config.objective == "mdlm" else self._next_token
+        make = self._next_token if self.config.objective == "ar" else self._masked
         return make(step, ids, is_valid)
 
     def _valid(self, ids: Ints) -> NDArray[np.bool_]:
@@ -175,7 +192,7 @@ class BatchMaker:
         """Noise as published: every position may be masked, padding too, but padding is no part of the loss."""
         manifest, noise = self.blocks.manifest, noise_schedule(self.config.noise)
         random = stream(self.config.seed, NOISE, step)
-        t = stratified_times(random.random(len(ids)), self.config.t_min)
+        t = drawn_times(self.config, random.random(len(ids)))
         is_masked = random.random(ids.shape) < noise.mask_prob(t)[:, None]
         if bool((ids == manifest.mask_id).any()):
             raise DataError(f"the training text holds the mask token {manifest.mask_id}: prepare it again")

@@ -24,9 +24,10 @@ from understudy.checkpoint import latest_checkpoint, write_checkpoint
 from understudy.errors import ModelError, SettingError
 from understudy.noise import noise_schedule
 from understudy.training.batches import Batch, BatchMaker, Blocks, batches_ahead
+from understudy.training.distillation import DistillationLoss, Teacher
 from understudy.training.losses import TokenLoss
 from understudy.training.networks import build_network
-from understudy.training.run_folder import RunFolder, data_record
+from understudy.training.run_folder import RunFolder, data_record, model_record
 from understudy.training.samples import sample_texts
 from understudy.training.settings import TrainingConfig, learning_rate
 from understudy.training.state import TrainingState, clip_gradients, make_optimizer
@@ -72,7 +73,7 @@ def train(config: TrainingConfig) -> Iterator[TrainingRecord]:
             print(record.step, record.loss)
     """
     blocks = _open_blocks(config.data, "train")
-    folder = RunFolder(Path(config.output), data_record(blocks))
+    folder = RunFolder(Path(config.output), data_record(blocks), model_record(config))
     folder.check(config)
     if folder.is_finished():
         yield _announce(config, blocks, config.steps, (f"the run in {config.output!r} is finished",))
@@ -90,9 +91,7 @@ class _Run:
         self.maker = BatchMaker(blocks, config, self.engine.process_index, self.engine.num_processes)
         self.validation_blocks = _validation_blocks(config, blocks)
         self.uses_fsdp = str(self.engine.distributed_type).endswith("FSDP")
-        network = build_network(config, blocks.manifest)
-        mask_id = blocks.manifest.mask_id if config.objective == "mdlm" else None
-        loss = TokenLoss(network, mask_id, _precision(config, self.device))
+        loss = make_loss(config, blocks.manifest, self.device)
         if config.compile:
             loss.compile_parts(by_block=self.uses_fsdp)
         self.loss, optimizer = self.engine.prepare(loss, make_optimizer(config, loss, self.device))
@@ -246,6 +245,15 @@ class _Run:
             network.load_state_dict(weights, strict=False)  # a tied head has no name of its own
             self.folder.finish(self.config, network)
         self.engine.wait_for_everyone()
+
+
+def make_loss(config: TrainingConfig, manifest: Any, device: torch.device) -> TokenLoss:
+    """Give the untrained network in its loss, on the CPU; a teacher already lies on `device`."""
+    network, precision = build_network(config, manifest), _precision(config, device)
+    if config.teacher is not None:
+        teacher = Teacher.load(config.teacher, config, manifest, device)
+        return DistillationLoss(network, teacher, manifest.mask_id, config.distillation_weight, precision)
+    return TokenLoss(network, None if config.objective == "ar" else manifest.mask_id, precision)
 
 
 class _Window:

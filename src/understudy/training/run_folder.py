@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from understudy.denoisers.model_files import model_sha256
 from understudy.environment import versions
 from understudy.errors import ModelError, SettingError, one_line
 from understudy.training.settings import TrainingConfig
@@ -32,10 +33,14 @@ RUN_FILE, LOG_FILE, CHECKPOINTS = "training.json", "log.jsonl", "checkpoints"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run. Only the main process writes."""
+    """The folder of one run. Only the main process writes.
+
+    data_record, model_record: what identifies its data, and the models that it begins with and imitates.
+    """
 
     path: Path
     data_record: Mapping[str, Any]
+    model_record: Mapping[str, Any]
 
     @property
     def checkpoints(self) -> Path:
@@ -48,10 +53,13 @@ class RunFolder:
         return run.is_file() and bool(self._read().get("finished"))
 
     def check(self, config: TrainingConfig) -> None:
-        """SettingError unless the folder is new, empty, or of a run with these settings and data."""
+        """SettingError unless the folder is new, empty, or of a run with these settings, data and models.
+
+        The model that training begins with may lie in it.
+        """
         run = self.path / RUN_FILE
         if not run.is_file():
-            if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
+            if self.path.exists() and not (self.path.is_dir() and not self._others(config)):
                 raise SettingError(f"{str(self.path)!r} holds something else: give a new or empty folder as output")
             return
         content = self._read()
@@ -59,6 +67,8 @@ class RunFolder:
         changes = [f"{n} was {getattr(there, n)!r}, now {getattr(config, n)!r}" for n in there.differences(config)]
         if content.get("data") != self.data_record:
             changes.append("the prepared data is another")
+        if content.get("models", {}) != self.model_record:
+            changes.append("the initial model or the teacher is another")
         if changes:
             remedy = "give another output folder, or the settings it was begun with"
             raise SettingError(f"{str(self.path)!r} is a run with other settings ({'; '.join(changes)}): {remedy}")
@@ -95,12 +105,17 @@ class RunFolder:
         sync_folder(self.path)
         self._write_run(config, finished=True)
 
+    def _others(self, config: TrainingConfig) -> list[Path]:
+        """What lies in the folder, the initial model left out."""
+        initial = None if config.initial is None else Path(config.initial).resolve()
+        return [path for path in self.path.iterdir() if path.resolve() != initial]
+
     def _read(self) -> dict[str, Any]:
         return read_json(self.path / RUN_FILE, mend="give another output folder")
 
     def _write_run(self, config: TrainingConfig, *, finished: bool) -> None:
-        content = {"config": config.to_json(), "data": self.data_record, "versions": versions(), "finished": finished}
-        write_json(self.path / RUN_FILE, content)
+        content: dict[str, Any] = {"config": config.to_json(), "data": self.data_record, "models": self.model_record}
+        write_json(self.path / RUN_FILE, content | {"versions": versions(), "finished": finished})
 
 
 def write_model(folder: Path, network: PreTrainedModel) -> None:
@@ -126,6 +141,12 @@ def data_record(blocks: Any) -> dict[str, Any]:
     manifest = blocks.manifest
     names = ("tokenizer_sha256", "vocab_size", "mask_id", "block_length", "layout", "frame")
     return {"blocks": len(blocks), **{name: getattr(manifest, name) for name in names}}
+
+
+def model_record(config: TrainingConfig) -> dict[str, str]:
+    """Digests of the models that a run begins with and imitates, by role. ModelError where one is missing."""
+    named = {"initial": config.initial, "teacher": config.teacher}
+    return {role: model_sha256(path) for role, path in named.items() if path is not None}
 
 
 def _logged_step(line: str) -> float:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from understudy.errors import SettingError
 from understudy.noise import noise_schedule
 
-Objective = Literal["mdlm", "ar"]
+Objective = Literal["mdlm", "ar", "distillation"]
 Decay = Literal["constant", "linear", "cosine"]
 Precision = Literal["auto", "bf16", "fp32"]
 WeightType = Literal["float32", "bf16"]
@@ -23,9 +23,12 @@ FREE_TO_CHANGE = frozenset(
     {
         *("data", "output", "micro_batch", "compile", "checkpoint_every", "checkpoint_minutes", "keep", "log_every"),
         *("validate_every", "validation_blocks", "validation_times", "sample_every", "num_samples", "weight_dtype"),
+        *("initial", "teacher"),  # where they lie; what they hold is compared by digest
     }
 )
 """Fields that a resumed run may set anew: none of them changes what is computed in a step, rounding aside."""
+
+Intervals = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,12 @@ class TrainingConfig:
     """One training run. Validated on construction (SettingError); `to_json` and `from_json` are inverse.
 
     data: prepared folder (`understudy prepare`); output: the run's folder, in the end the model's.
-    objective: "mdlm", or "ar" for a left-to-right Llama (a judge, or a baseline).
+    objective: "mdlm"; "ar" for a left-to-right Llama (a judge, or a baseline); "distillation" for a masked denoiser
+        that also imitates `teacher`, the folder of another over the same tokens: at every masked position
+        λ·KL(teacher ‖ model) + (1 - λ)·cross-entropy with λ = distillation_weight, both with the weight of the bound.
+    initial: folder of a masked denoiser (our DiT) whose shape and weights training begins with; random ones unless
+        given. times: intervals (low, high) of time in ascending order, within which blocks are noised; [0, 1] unless
+        given. The loss is then the mean over them.
     hidden_size, blocks, heads: shape of the network. intermediate_size: width of the Llama's MLP; 8/3 of hidden_size,
         rounded up to a multiple of 64, unless given. tie_embeddings: head and embedding share one matrix; unless given
         the DiT does not (as published), the Llama does.
@@ -89,10 +97,17 @@ class TrainingConfig:
     checkpoint_minutes: float = 10.0
     keep: int = 2
     weight_dtype: WeightType = "float32"
+    initial: str | None = None
+    teacher: str | None = None
+    distillation_weight: float = 0.5
+    times: Intervals | None = None
 
     def __post_init__(self) -> None:
         self._check_choices()
         self._check_ranges()
+        if self.times is not None:  # lists, where they come from JSON
+            object.__setattr__(self, "times", tuple((float(low), float(high)) for low, high in self.times))
+        self._check_masked()
         if self.hidden_size % (2 * self.heads):
             raise SettingError(
                 f"hidden_size {self.hidden_size} does not split into {self.heads} heads of even width; "
@@ -100,9 +115,24 @@ class TrainingConfig:
             )
         if self.micro_batch is not None and self.batch_size % self.micro_batch:
             raise SettingError(f"batch_size {self.batch_size} is no multiple of micro_batch {self.micro_batch}")
+        noise_schedule(self.noise)
+
+    def _check_masked(self) -> None:
+        """What only masked denoisers have."""
         if self.objective == "ar" and self.time_conditioning:
             raise SettingError("time_conditioning is for objective mdlm: a left-to-right model sees no time")
-        noise_schedule(self.noise)
+        if self.objective == "ar" and (self.initial is not None or self.times is not None):
+            raise SettingError("initial and times are for masked denoisers; objective ar takes neither")
+        if (self.objective == "distillation") != (self.teacher is not None):
+            raise SettingError(f"objective is {self.objective!r}, teacher {self.teacher!r}; distillation needs one")
+        if self.times is not None:
+            edges = [edge for interval in self.times for edge in interval]
+            is_rising = all(low < high for low, high in self.times) and edges == sorted(edges)
+            if not edges or not is_rising or edges[0] < 0 or edges[-1] > 1 or edges[-1] <= self.t_min:
+                raise SettingError(
+                    f"times are {self.times}; give intervals (low, high) in ascending order within 0 to 1, the last "
+                    f"reaching above t_min {self.t_min}"
+                )
 
     def _check_choices(self) -> None:
         choices = {"objective": Objective, "decay": Decay, "precision": Precision, "weight_dtype": WeightType}
@@ -121,7 +151,7 @@ class TrainingConfig:
         at_least_zero = "warmup grad_clip weight_decay validate_every sample_every checkpoint_every checkpoint_minutes"
         for name in [*at_least_zero.split(), "seed", "num_samples"]:
             _require(name, getattr(self, name), 0, math.inf)
-        for name in ("min_lr_fraction", "dropout", "beta1", "beta2", "ema"):
+        for name in ("min_lr_fraction", "dropout", "beta1", "beta2", "ema", "distillation_weight"):
             _require(name, getattr(self, name), 0, 1)
         for name in ("learning_rate", "epsilon"):
             if not 0 < getattr(self, name) < math.inf:
