@@ -338,3 +338,8 @@ def test_a_model_without_tokenizer_is_refused(folders):
     for path in (folders / "denoiser").glob("*token*"):
         path.unlink()
     refuse(load_model_set, {"H": folders / "denoiser"}, error=DataError, match="no usable tokenizer")
+
+
+def test_a_pickle_is_sent_to_convert(tmp_path):
+    (tmp_path / "last.ckpt").write_bytes(b"PK")
+    refuse(load_denoiser, tmp_path / "last.ckpt", match="understudy convert")

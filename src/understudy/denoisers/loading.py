@@ -8,21 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from understudy.denoisers.families import FAMILIES, ModelSource
-from understudy.denoisers.model_files import (
-    CODE_FILES,
-    MODEL_FILES,
-    check_fit,
-    read_config,
-    truncated,
-    weight_files,
-)
+from understudy.denoisers.model_files import CODE_FILES, MODEL_FILES, read_config
+from understudy.denoisers.pretrained import pretrained
 from understudy.denoisers.protocol import Denoiser
-from understudy.errors import ModelError, one_line
+from understudy.errors import ModelError
 from understudy.hub import local_folder
-from understudy.quiet import quiet
 
 
 def load_denoiser(
@@ -40,6 +32,8 @@ def load_denoiser(
     trust_remote_code: let code run that the folder carries, where a family needs it.
     Raises ModelError for a folder that is missing, incomplete or truncated, or a kind of model not known here.
     """
+    if Path(path).is_file() and Path(path).suffix in (".ckpt", ".pt", ".pth", ".bin"):
+        raise ModelError(f"{path} is a pickle, which is never loaded; make a folder of it with `understudy convert`")
     files = (*MODEL_FILES, *CODE_FILES) if trust_remote_code else MODEL_FILES
     folder = local_folder(path, files, revision=revision)
     source = ModelSource(str(path), folder, read_config(folder), torch.device(device), dtype, trust_remote_code)
@@ -61,27 +55,6 @@ def load_judge(path: str | Path, *, revision: str | None = None, device: str | t
 
     folder = local_folder(path, MODEL_FILES, revision=revision)
     kind = read_config(folder).get("model_type")
-    weight_files(folder)
-    try:
-        # Left to transformers, which knows how published weights are named (those of GPT-2 lack a prefix).
-        with quiet():
-            judge, report = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                # Reported instead, where the error would point to a log line.
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-    except SafetensorError as error:
-        raise truncated(folder, error) from error
-    except Exception as error:  # broad, because a configuration that cannot be fails in each model's own way
-        raise ModelError(
-            f"{path}, a model of type {kind!r}, cannot judge ({one_line(error)}); give a causal language model"
-        ) from error
-    # Names in transformers 4, (name, shape, shape) in 5.
-    differing = [item if isinstance(item, str) else item[0] for item in report["mismatched_keys"]]
-    check_fit(folder, set(report["missing_keys"]) - set(differing), report["unexpected_keys"], differing)
+    refusal = f"{path}, a model of type {kind!r}, cannot judge ({{reason}}); give a causal language model"
+    judge = pretrained(AutoModelForCausalLM, folder, torch.float32, refusal=refusal)
     return judge.to(device).eval().requires_grad_(False)

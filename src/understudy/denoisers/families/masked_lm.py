@@ -5,13 +5,10 @@ Such a model was trained to fill gaps, which is what a denoiser does (Wang and C
 
 from typing import Any
 
-from safetensors import SafetensorError
-
 from understudy.denoisers.families.family import ModelSource
 from understudy.denoisers.framed import FramedDenoiser, Framing
-from understudy.denoisers.model_files import check_fit, truncated, weight_files
-from understudy.errors import ModelError, one_line
-from understudy.quiet import quiet
+from understudy.denoisers.pretrained import pretrained
+from understudy.errors import ModelError
 from understudy.tokenizer_files import load_tokenizer
 
 
@@ -72,29 +69,11 @@ def barred_ids(tokenizer: Any) -> list[int]:
 
 
 def _network(source: ModelSource) -> Any:
+    """Weights of a masked language model; what one has no use for (a pooler, a second head) may be there."""
     from transformers import AutoModelForMaskedLM
 
-    weight_files(source.folder)
-    try:
-        with quiet():
-            network, report = AutoModelForMaskedLM.from_pretrained(
-                source.folder,
-                dtype=source.dtype,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                # Reported instead, where the error would point to a log line.
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-    except SafetensorError as error:
-        raise truncated(source.folder, error) from error
-    except Exception as error:  # broad, because a configuration that cannot be fails in each model's own way
-        raise ModelError(f"{source.name} cannot be loaded as {source.model_type!r}: {one_line(error)}") from error
-    # Names in transformers 4, (name, shape, shape) in 5. What a masked language model has no use for (a pooler, a
-    # second head) may be there.
-    differing = [item if isinstance(item, str) else item[0] for item in report["mismatched_keys"]]
-    check_fit(source.folder, set(report["missing_keys"]) - set(differing), (), differing)
+    refusal = f"{source.name} cannot be loaded as {source.model_type!r} ({{reason}})"
+    network = pretrained(AutoModelForMaskedLM, source.folder, source.dtype, refusal=refusal, may_have_more=True)
     return network.to(source.device)
 
 
