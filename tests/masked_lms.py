@@ -3,6 +3,8 @@
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
+    AlbertConfig,
+    AlbertForMaskedLM,
     BertConfig,
     BertForMaskedLM,
     DistilBertConfig,
@@ -58,6 +60,7 @@ def masked_lm(kind, *, layers=2, seed=0):
         "modernbert": lambda: ModernBertForMaskedLM(
             ModernBertConfig(vocab_size=vocab_size, global_attn_every_n_layers=2, local_attention=4, **sizes, **ids)
         ),
+        "albert": lambda: AlbertForMaskedLM(AlbertConfig(vocab_size=vocab_size, embedding_size=8, **sizes, **ids)),
         "distilbert": lambda: DistilBertForMaskedLM(
             DistilBertConfig(
                 vocab_size=vocab_size,
@@ -79,7 +82,7 @@ def masked_lm(kind, *, layers=2, seed=0):
     return network
 
 
-KINDS = ("roberta", "bert", "modernbert", "distilbert")
+KINDS = ("roberta", "bert", "modernbert", "distilbert", "albert")
 
 
 def save_masked_lm(folder, kind="roberta", *, layers=2, seed=0, tokenizer=None):

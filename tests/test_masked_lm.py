@@ -1,6 +1,7 @@
 """Masked language models of transformers as denoisers: parity, frames, tails, sparse heads, costs."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from masked_lms import KINDS, LETTERS, MAX_POSITIONS, SPECIAL, letter_tokenizer,
 from understudy import load_denoiser, sample
 from understudy.conformance import DenoiserConformance
 from understudy.denoisers import Positions
+from understudy.denoisers.families.masked_lm import frame_of
 from understudy.denoisers.model_set import load_model_set
 from understudy.errors import ModelError, PairingError
 
@@ -87,7 +89,7 @@ def test_the_head_reads_revealed_positions_only(pair):
     model, _ = pair
     seen = []
     head = model.network.get_output_embeddings()
-    handle = head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel() // 16))
+    handle = head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[:-1].numel()))
     where = Positions(np.array([0, 1, 1, 2]), np.array([2, 0, 4, 8]))
     model.logits(canvas(), None, where)
     handle.remove()
@@ -146,3 +148,41 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     save_file(weights, file, metadata={"format": "pt"})
     with pytest.raises(ModelError, match="1 missing"):
         load_denoiser(tmp_path)
+
+
+def test_the_default_length_can_be_sampled(pair):
+    model, _ = pair
+    tokens = sample({"A": model}, "A2", num_samples=1).tokens
+    assert tokens.shape == (1, model.max_length)
+
+
+def test_threads_may_share_a_model(pair):
+    model, _ = pair
+    xt = canvas()
+    places = [Positions(np.array([0, 1, 2]), np.array([col, col, col])) for col in range(9)]
+    expected = [model.logits(xt, None, where) for where in places]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda where: model.logits(xt, None, where), places * 8))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected * 8, strict=True))
+
+
+def test_a_model_that_chats_may_end_its_answer(tmp_path):
+    tokenizer = letter_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    save_masked_lm(tmp_path, tokenizer=tokenizer)
+    model = load_denoiser(tmp_path)
+    assert model.end_id == 2
+    assert torch.isfinite(model.logits(canvas())[..., 2]).all()
+
+
+def test_a_tokenizer_of_few_letters_still_shows_its_frame():
+    assert frame_of(letter_tokenizer("xyz")) == ([0], [2])
+
+
+def test_weights_outside_of_the_folder_are_refused(tmp_path):
+    save_masked_lm(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").rename(tmp_path / "other.safetensors")
+    index = {"metadata": {}, "weight_map": {"a": "../other.safetensors"}}
+    (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="no safetensors file of that folder"):
+        load_denoiser(tmp_path / "model")

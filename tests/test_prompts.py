@@ -60,6 +60,12 @@ def test_a_file_holds_a_prompt_on_every_line(tmp_path):
     assert read_prompts(json) == [Prompt(infill="a [MASK]"), Prompt(prefix="a", suffix="b")]
 
 
+def test_lines_end_where_files_say_and_nowhere_else(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes("\ufeff".encode() + '{"prefix": "a\u2028b"}\r\n{"prefix": "c"}\n'.encode())
+    assert [prompt.prefix for prompt in read_prompts(path)] == ["a\u2028b", "c"]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -12,7 +12,7 @@ from understudy.conformance import DenoiserConformance
 from understudy.denoisers import ExactDenoiser, FunctionDenoiser, Positions
 from understudy.denoisers.model_set import load_model_set
 from understudy.denoisers.remapped import RemappedDenoiser, remap
-from understudy.errors import PairingError
+from understudy.errors import ModelError, PairingError, PromptError
 
 
 class TestFunction(DenoiserConformance):
@@ -81,3 +81,19 @@ def test_a_pair_of_different_masks_is_refused_until_asked_for(tmp_path):
     models = load_model_set(paths, remap_masks=True).denoisers
     tokens = sample(models, "L2,H2", length=8, num_samples=16).tokens
     assert not set(tokens.ravel().tolist()) & {1, 2}
+
+
+def test_what_is_no_token_to_every_model_cannot_be_given():
+    wide = FunctionDenoiser(lambda xt: torch.zeros(*xt.shape, 9), vocab_size=9, mask_id=8, max_length=6)
+    narrow = FunctionDenoiser(lambda xt: torch.zeros(*xt.shape, 6), vocab_size=6, mask_id=2, max_length=6)
+    models = remap({"H": wide, "L": narrow})
+    for token in (2, 7):
+        with pytest.raises(PromptError, match=f"token {token} is given"):
+            sample(models, "L2,H2", prefix=[token])
+    assert sample(models, "L2,H2", prefix=[5]).tokens[0, 0] == 5
+
+
+def test_a_function_of_another_width_is_refused():
+    model = FunctionDenoiser(lambda xt: torch.zeros(*xt.shape, 12), vocab_size=8, mask_id=7, max_length=4)
+    with pytest.raises(ModelError, match="vocabulary of 8"):
+        sample({"A": model}, "A2")

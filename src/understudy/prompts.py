@@ -17,7 +17,7 @@ from understudy.denoisers.model_set import ModelSet
 from understudy.errors import DataError, PromptError
 from understudy.sampling import fill_template
 
-GAP = re.compile(r"\[MASK(?:[*:](\d{1,5}))?\]")
+GAP = re.compile(r"\[MASK(?:[*:](\d+))?\]")
 PARTS = {"prefix", "suffix", "infill", "messages"}
 MAX_GAP = 65536
 
@@ -85,7 +85,7 @@ def _infill(text: str, models: ModelSet, mask_id: int) -> NDArray[np.int64]:
 
 
 def _encoded(text: str, models: ModelSet) -> list[int]:
-    return models.encode_suffix(text) if text.strip() else []
+    return models.encode_suffix(text) if text else []
 
 
 def _chat(messages: Sequence[dict[str, str]], tokenizer: Any) -> list[int]:
@@ -108,7 +108,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     that is no prompt; it says which.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise DataError(f"prompts {str(path)!r} cannot be read ({reason})") from error
@@ -117,7 +117,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                prompts.append(_parsed(line) if is_json else Prompt(prefix=line))
+                prompts.append(_parsed(line) if is_json else Prompt(prefix=line.removesuffix("\r")))
             except PromptError as error:
                 raise PromptError(f"line {number} of {str(path)!r}: {error}") from error
     if not prompts:
@@ -128,7 +128,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 def _parsed(line: str) -> Prompt:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PromptError(f"it is no JSON ({error})") from error
     if not isinstance(value, dict) or not value.keys() <= PARTS:
         raise PromptError(f"it must be an object with some of {', '.join(sorted(PARTS))}")

@@ -23,6 +23,8 @@ from understudy.hub import local_folder
 from understudy.tokenizer_files import load_tokenizer, save_tokenizer
 from understudy.whole_files import check_folder, make_folder, publish_folder
 
+MAX_LENGTH = 2**24  # positions; far above what anyone trains
+
 V = TypeVar("V", int, bool, str)
 
 
@@ -146,6 +148,10 @@ def _shape(path: Path, checkpoint: LightningCheckpoint, stated: Stated) -> Publi
     conditioned = _agreed(path, "time_conditioning", option, known, stated.time_conditioning)
     dropout = settings.get("model", "dropout")
     kept = float(dropout) if isinstance(dropout, int | float) and 0 <= dropout < 1 else 0.1
+    if heads < 1 or not 1 <= length <= MAX_LENGTH:
+        raise ModelError(
+            f"{path} would have {heads} heads and {length} positions, and no network can; state the true ones"
+        )
     return PublishedShape(vocab_size, width, blocks, heads, length, cond_dim, conditioned, kept)
 
 

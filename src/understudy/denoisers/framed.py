@@ -56,10 +56,14 @@ class FramedDenoiser:
         self.framing, self.description = framing, description
         self.vocab_size, self.mask_id, self.max_length = framing.vocab_size, framing.mask_id, framing.max_length
         self.begin_id, self.end_id = framing.begin_id, framing.end_id
-        self.shape = linear_shape(network, trunk, self.vocab_size, len(framing.before) + len(framing.after))
         self._gathering = None if trunk is None else Gathering(trunk)
         barred = sorted(token for token in framing.barred if 0 <= token < self.vocab_size)
-        self._barred = torch.tensor(barred, dtype=torch.int64, device=self.device)
+        self._barred, self._before, self._after = (
+            torch.tensor(list(ids), dtype=torch.int64, device=self.device)
+            for ids in (barred, framing.before, framing.after)
+        )
+        around = len(framing.before) + len(framing.after)
+        self.shape = linear_shape(network, trunk, self.vocab_size, around, self._probe)
 
     @property
     def device(self) -> torch.device:
@@ -86,16 +90,21 @@ class FramedDenoiser:
     def _at(self, xt: torch.Tensor, where: Positions) -> torch.Tensor:
         """Logits (R, V or more) of a batch at its positions."""
         framing = self.framing
-        ids = torch.cat([self._tiled(framing.before, xt), xt, self._tiled(framing.after, xt)], dim=1)
+        before, after = (part.expand(len(xt), -1) for part in (self._before, self._after))
+        ids = torch.cat([before, xt, after], dim=1)
         columns = np.maximum(where.cols + len(framing.before) - framing.shift, 0)
-        rows, cols = (torch.from_numpy(index).to(ids.device) for index in (where.rows, columns))
+        rows, cols = (torch.from_numpy(index).to(ids.device, non_blocking=True) for index in (where.rows, columns))
         if self._gathering is None:
             return logits_of(self.network(ids, **framing.arguments))[rows, cols]
         with self._gathering.at(rows, cols):
             return logits_of(self.network(ids, **framing.arguments))[0]
 
-    def _tiled(self, tokens: Sequence[int], xt: torch.Tensor) -> torch.Tensor:
-        return torch.tensor(list(tokens), dtype=xt.dtype, device=xt.device).expand(len(xt), -1)
+    @torch.no_grad()
+    def _probe(self) -> None:
+        """Make one pass over a mask or two."""
+        length = min(2, self.max_length or 2)
+        xt = torch.full((1, length), self.mask_id, dtype=torch.int64, device=self.device)
+        self._at(xt, Positions(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)))
 
     def _barring(self, logits: torch.Tensor) -> torch.Tensor:
         if logits.shape[-1] < self.vocab_size:

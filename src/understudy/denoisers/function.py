@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 
 from understudy.denoisers.protocol import Positions
+from understudy.errors import ModelError
 from understudy.flops import PassFlops
 
 Function = Callable[[torch.Tensor], torch.Tensor] | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -15,7 +16,8 @@ class FunctionDenoiser:
 
     vocab_size, mask_id, max_length, begin_id, end_id, noise: as in `Denoiser`. device: where the function wants xt.
     token_flops: cost of a pass per token, for accounting; costs of models under one schedule must be in one unit.
-    description: what `understudy` says of it.
+    description: what `understudy` says of it. It is given whole batches: whether a sample depends on its batch is
+    up to it. ModelError where it gives logits of another shape.
     """
 
     def __init__(
@@ -44,6 +46,11 @@ class FunctionDenoiser:
         """Logits: (B, L, V), or (R, V) at `where`; see `Denoiser.logits`."""
         times = () if t is None or not self.uses_time else (t.to(self.device),)
         logits: torch.Tensor = self.function(xt, *times)
+        if logits.shape != (*xt.shape, self.vocab_size):
+            raise ModelError(
+                f"the function gives {tuple(logits.shape)} for {tuple(xt.shape)} tokens and a vocabulary of "
+                f"{self.vocab_size}; it must give one logit for each token of the vocabulary"
+            )
         return logits if where is None else logits[where.rows, where.cols]
 
     def pass_flops(self, length: int, revealed: int | None = None) -> PassFlops:

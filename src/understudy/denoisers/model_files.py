@@ -42,7 +42,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read `config.json`. Raises ModelError where it is missing or not an object."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{folder} has no readable config.json ({one_line(error)}); is it a model folder?") from error
     if not isinstance(config, dict):
         raise ModelError(f"{folder / 'config.json'} holds no JSON object; is it a model folder?")
@@ -68,9 +68,11 @@ def weight_files(folder: Path) -> list[Path]:
     if not index.exists():
         raise ModelError(f"{folder} has no {WEIGHTS}; weights in other formats are not read")
     try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        return [folder / name for name in sorted(set(names))]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if strange := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
+            raise ModelError(f"{index} names {strange[0]!r}, which is no safetensors file of that folder")
+        return [folder / name for name in names]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise truncated(index, error) from error
 
 

@@ -11,13 +11,15 @@ from understudy.flops import PassFlops
 class RemappedDenoiser:
     """`model`, written to with `mask_id` for its own mask, with `vocab_size` logits V.
 
-    Tokens keep their ids. barred: ids that are never drawn, besides the mask and what the model has no logit for.
+    Tokens keep their ids. barred: ids that are never drawn, besides the mask and what the model has no logit for; they
+    cannot be given either (`unreadable`).
     """
 
     def __init__(self, model: Denoiser, *, mask_id: int, vocab_size: int, barred: Collection[int] = ()) -> None:
         self.model, self.mask_id, self.vocab_size = model, mask_id, vocab_size
         self.max_length, self.uses_time, self.noise = model.max_length, model.uses_time, model.noise
         self.begin_id, self.end_id = model.begin_id, model.end_id
+        self.unreadable = frozenset(barred) - {mask_id}
         self._barred = torch.tensor(sorted(barred), dtype=torch.int64, device=model.device)
         own = getattr(model, "description", type(model).__name__)
         self.description = f"{own}; mask {model.mask_id} as {mask_id}, vocabulary {model.vocab_size} as {vocab_size}"

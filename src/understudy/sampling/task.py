@@ -226,6 +226,9 @@ def _check_canvas(canvas: NDArray[np.int64], mask_id: int, vocab_size: int, deno
     if not (canvas == mask_id).any(axis=1).all():
         raise PromptError(f"a template holds no mask token ({mask_id}), so there is nothing to sample")
     for key, model in denoisers.items():
+        unreadable: frozenset[int] = getattr(model, "unreadable", frozenset())
+        if strange := unreadable.intersection(np.unique(canvas).tolist()):
+            raise PromptError(f"token {min(strange)} is given, which is no token to every model; leave it out")
         if model.max_length is not None and canvas.shape[1] > model.max_length:
             raise SettingError(f"length is {canvas.shape[1]}; model {key} takes at most {model.max_length}")
 
