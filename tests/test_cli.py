@@ -235,6 +235,15 @@ def throw(error):
     raise error
 
 
+@pytest.fixture
+def interruptible():
+    """What a terminal sends is heard, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt_leaves_nothing_behind(sample, monkeypatch, tmp_path):
     monkeypatch.setattr(sampling, "sample_steps", fail_after(lambda: signal.raise_signal(signal.SIGINT)))
     outcome = sample("--steps", 8, "--output", "out.jsonl", "--json")

@@ -88,7 +88,8 @@ class Certificate:
         bound = (
             f"KL(P_x0 || Q_x0) <= {self.upper:.4g} nats a sequence, with 95 % confidence ({self.path_kl:.4g} ± "
             f"{self.path_kl_se:.2g}{grid}): the texts are no further than this from those of {self.reference} alone, "
-            "whatever is asked of them"
+            "whatever is asked of them. Not counted: that the schedule was chosen by the same numbers, so with few "
+            "trajectories analyze again under another seed"
         )
         if self.total_variation < 1:
             return f"{bound}; nothing is more or less probable by more than {self.total_variation:.3g} (Pinsker)."
