@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.data.corpus import TextSource
-from understudy.data.token_blocks import MANIFEST_FILE, TokenBlocks
+from understudy.data.token_blocks import MANIFEST_FILE, TokenBlocks, spread
 from understudy.data.tokenization import TextEncoder
 from understudy.errors import DataError, SettingError
 
@@ -54,8 +54,7 @@ def _prepared(folder: Path, tokenizer: Any, length: int, count: int) -> NDArray[
             f"{str(folder)!r} holds {manifest.layout} blocks of {manifest.block_length} tokens; packed ones of at "
             f"least {length} are needed: prepare the text anew, or give the text itself"
         )
-    taken = min(count, len(blocks))
-    return blocks[np.arange(taken, dtype=np.int64) * len(blocks) // taken][:, :length]
+    return blocks[spread(len(blocks), count)][:, :length]
 
 
 def _documents(source: str | Path) -> Iterator[str]:

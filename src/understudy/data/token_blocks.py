@@ -166,6 +166,12 @@ class Manifest:
         return cls.from_json(read_json(path, mend="prepare again with overwrite"))
 
 
+def spread(available: int, wanted: int) -> NDArray[np.int64]:
+    """Indices (n,) of at most `wanted` of `available` blocks, evenly spaced: neighbours may be of one document."""
+    count = min(available, wanted)
+    return np.arange(count, dtype=np.int64) * available // count
+
+
 class TokenBlocks:
     """The blocks of one split, on disk: `len(blocks)`, and `blocks[indices]` for int64 ids (n, L).
 

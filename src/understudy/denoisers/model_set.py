@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,21 @@ TAIL = 512  # logits beyond the tokenizer's tokens: a mask token, padding to a r
 
 @dataclass(frozen=True)
 class ModelSet:
-    """Models by key, their common tokenizer, where they came from, what they are (`model_sha256`), what was found."""
+    """Models by key, and their common tokenizer.
+
+    paths: where they came from, as a record names it. sources: the same, as it was given. descriptions: what was found.
+    """
 
     denoisers: dict[str, Denoiser]
     tokenizer: Any
     paths: dict[str, str]
-    digests: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str | Path] = field(default_factory=dict)
     descriptions: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """What the models are, by key (`model_sha256`): all their weights are read for it, so only when asked for."""
+        return {key: model_sha256(path) for key, path in self.sources.items()}
 
     def encode_prefix(self, text: str) -> list[int]:
         """Token ids of a prefix, after the begin token if the models were trained with one.
@@ -95,8 +104,7 @@ def load_model_set(
     _check_masks(denoisers, can_differ=remap_masks)
     descriptions = {key: getattr(model, "description", "") for key, model in denoisers.items()}
     recorded = {key: _recorded(path) for key, path in paths.items()}
-    digests = {key: model_sha256(path) for key, path in paths.items()}
-    return ModelSet(remap(denoisers) if remap_masks else denoisers, shared, recorded, digests, descriptions)
+    return ModelSet(remap(denoisers) if remap_masks else denoisers, shared, recorded, paths, descriptions)
 
 
 def _shared_tokenizer(paths: Mapping[str, str | Path]) -> Any:

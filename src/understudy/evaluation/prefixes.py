@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from understudy.data import TokenBlocks
+from understudy.data.token_blocks import spread
 from understudy.errors import DataError, PromptError, SettingError
 from understudy.evaluation.judging import Ids
 from understudy.sampling import fill_template
@@ -30,7 +31,7 @@ def validation_prefixes(folder: str | Path, tokenizer: Any, *, count: int, lengt
         raise SettingError(f"prefix length is {length}; it must lie between 1 and {blocks.manifest.block_length - 1}")
     usable = np.arange(len(blocks)) if blocks.manifest.pad_id is None else _unpadded(blocks, length)
     _check_count(len(usable), count, f"the validation split of {str(folder)!r}")
-    chosen = usable[np.arange(count) * len(usable) // count]
+    chosen = usable[spread(len(usable), count)]
     return [row.tolist() for row in blocks[chosen][:, :length]]
 
 

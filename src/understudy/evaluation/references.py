@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from understudy import metrics
 from understudy.data import TokenBlocks, load_blocks_tokenizer
+from understudy.data.token_blocks import spread
 from understudy.errors import DataError, SettingError
 from understudy.evaluation.judging import Ids, Judge, Protocol, reading_of
 from understudy.tokenizer_files import tokenizer_sha256
@@ -62,8 +63,7 @@ class ReferenceText:
         size = blocks.manifest.block_length
         if size < length:
             raise SettingError(f"samples have {length} tokens, blocks {size}; for MAUVE sample --length {size} or less")
-        count = min(count, len(blocks))
-        return list(blocks[np.arange(count) * len(blocks) // count][:, :length])
+        return list(blocks[spread(len(blocks), count)][:, :length])
 
     def features(
         self, judge: Judge, *, count: int, length: int, protocol: Protocol, batch_size: int

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from understudy.denoisers.budget import logit_chunks
 from understudy.denoisers.protocol import Denoiser, Positions
 from understudy.errors import ModelError, PromptError, SettingError
 from understudy.noise import NoiseSchedule
@@ -180,22 +181,12 @@ def _sums(
     for key in np.unique(by_row):
         model = denoisers[key]
         rows = np.flatnonzero(by_row == key)
-        for chunk in _chunks(masked[rows].sum(axis=1), batch_size, model.vocab_size):
+        for chunk in logit_chunks(masked[rows].sum(axis=1), batch_size, model.vocab_size, MAX_LOGITS):
             some = rows[chunk]
             sums[some] = _pass(model, ids[some], masked[some], noise.inverse(shares[some]))
         if np.isnan(sums).any():
             raise ModelError(f"model {key} returned logits with NaN; is its checkpoint intact?")
     return np.split(sums, np.cumsum([len(one.masked) for one in masks])[:-1])
-
-
-def _chunks(counts: NDArray[np.int64], batch_size: int, vocab_size: int) -> Iterator[slice]:
-    """Slices of rows that make one pass: at most `batch_size`, and no more logits than `MAX_LOGITS`."""
-    start = 0
-    while start < len(counts):
-        total = np.cumsum(counts[start : start + batch_size]) * vocab_size
-        size = max(1, int(np.searchsorted(total, MAX_LOGITS, side="right")))
-        yield slice(start, start + size)
-        start += size
 
 
 @torch.inference_mode()

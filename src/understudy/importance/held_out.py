@@ -4,13 +4,14 @@ Source: the step-importance figures of Sedykh et al. 2026 (arXiv 2604.02340); th
 (arXiv 2406.07524). All models see the same noise. Shapes: J blocks, L length, T times, R masked positions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from understudy.denoisers.budget import logit_chunks
 from understudy.denoisers.protocol import Denoiser, Positions
 from understudy.errors import ModelError
 from understudy.importance.divergence import log_probabilities, row_divergence
@@ -39,7 +40,7 @@ def block_sums(
     masked = uniforms < noise.mask_prob(time)
     sums: dict[str, Floats] = {COUNT: masked.sum(axis=1).astype(np.float64)}
     rows = np.flatnonzero(masked.any(axis=1))
-    for chunk in _chunks(masked.sum(axis=1)[rows], batch_size, denoisers[reference].vocab_size):
+    for chunk in logit_chunks(masked.sum(axis=1)[rows], batch_size, denoisers[reference].vocab_size, MAX_LOGITS):
         chosen = rows[chunk]
         values = _compare(denoisers, reference, blocks[chosen], masked[chosen], time)
         owners = chosen[np.nonzero(masked[chosen])[0]]
@@ -50,16 +51,6 @@ def block_sums(
     if broken:
         raise ModelError(f"model {' or '.join(broken)} returned logits with NaN; is its checkpoint intact?")
     return {name: value.tolist() for name, value in sums.items()}
-
-
-def _chunks(counts: NDArray[np.int64], batch_size: int, vocab_size: int) -> Iterator[slice]:
-    """Slices of blocks that make one pass: at most `batch_size`, and no more logits than `MAX_LOGITS`."""
-    start = 0
-    while start < len(counts):
-        total = np.cumsum(counts[start : start + batch_size]) * vocab_size
-        size = max(1, int(np.searchsorted(total, MAX_LOGITS, side="right")))
-        yield slice(start, start + size)
-        start += size
 
 
 @torch.inference_mode()

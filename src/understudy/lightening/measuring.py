@@ -5,7 +5,7 @@ Shapes: S subsets of blocks, J blocks of text, L length, T times, R masked posit
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from understudy.denoisers.budget import logit_chunks
 from understudy.denoisers.dit import DiTForMaskedLM
 from understudy.errors import ModelError, SettingError
 from understudy.importance.divergence import log_probabilities
@@ -125,7 +126,10 @@ def measure(
         if unit not in journal:
             sigma = sigma_of(noise, np.array([time]))
             found = np.zeros((len(subsets), len(text.ids)))
-            for rows in _chunks((masked & text.counts).sum(axis=1), weighing.batch_size, heavy.config.vocab_size):
+            asked = (masked & text.counts).sum(axis=1)
+            waiting = np.flatnonzero(asked)
+            for chunk in logit_chunks(asked[waiting], weighing.batch_size, heavy.config.vocab_size, MAX_LOGITS):
+                rows = waiting[chunk]
                 found[:, rows] = _pass(heavy, network, subsets, text, rows, masked[rows], sigma)
                 due -= (passes := (len(subsets) + 1) * len(rows))
                 yield passes
@@ -139,16 +143,6 @@ def measure(
         raise SettingError(f"{len(text.ids)} blocks of text are too few: at one time nothing is masked; give more")
     weights = -noise.alpha_derivative(times)
     return Divergences(sums, counts, weights / weights.sum())
-
-
-def _chunks(counts: NDArray[np.int64], batch_size: int, vocab_size: int) -> Iterator[NDArray[np.int64]]:
-    """Blocks with masked tokens, so many at a time that logits stay within `MAX_LOGITS`."""
-    waiting = np.flatnonzero(counts)
-    while len(waiting):
-        total = np.cumsum(counts[waiting[:batch_size]]) * vocab_size
-        size = max(1, int(np.searchsorted(total, MAX_LOGITS, side="right")))
-        yield waiting[:size]
-        waiting = waiting[size:]
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.data import TokenBlocks, held_out_blocks, tokenizer_sha256
-from understudy.data.token_blocks import MANIFEST_FILE
+from understudy.data.token_blocks import MANIFEST_FILE, spread
 from understudy.denoisers.dit import DiTConfig
 from understudy.denoisers.model_set import bundled_held_out, bundled_paths
 from understudy.errors import SettingError
@@ -66,8 +66,7 @@ def _bundled(tokenizer: Any) -> Path:
 def _prepared(folder: str, tokenizer: Any, max_length: int, count: int) -> HeldOutText:
     blocks = TokenBlocks.open(folder, "validation")
     blocks.check_tokenizer(tokenizer)
-    taken = min(count, len(blocks))
-    ids = blocks[np.arange(taken, dtype=np.int64) * len(blocks) // taken][:, :max_length]
+    ids = blocks[spread(len(blocks), count)][:, :max_length]
     is_padded = blocks.manifest.layout == "padded"
     counts = ids != blocks.manifest.pad_id if is_padded else np.ones(ids.shape, dtype=np.bool_)
     return HeldOutText(ids, counts, folder)

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from understudy.data.token_blocks import spread
 from understudy.errors import ModelError, SettingError
 from understudy.noise import NoiseSchedule
 from understudy.training.batches import VALIDATION, Blocks, Floats, Ints, predicted_positions, sigma_of, stream
@@ -54,7 +55,7 @@ def validation_bound(
     """
     loss = model if isinstance(model, TokenLoss) else TokenLoss(model, model.config.mask_token_id)
     times = (np.arange(num_times) + 0.5) / num_times
-    chosen = _spread(len(blocks), num_blocks)
+    chosen = spread(len(blocks), num_blocks)
     sums, counts = np.zeros((2, len(chosen), num_times))
     for k, t in enumerate(times):
         mask_prob, sigma = noise.mask_prob(float(t)), sigma_of(noise, np.array([t]))
@@ -84,7 +85,7 @@ def validation_likelihood(
     Every token but a block's first is predicted, padding is not. `bound` is the likelihood itself here.
     """
     loss = model if isinstance(model, TokenLoss) else TokenLoss(model, None)
-    chosen = _spread(len(blocks), num_blocks)
+    chosen = spread(len(blocks), num_blocks)
     sums, counts = np.zeros((2, len(chosen), 1))
     for rows, is_counted in _chunks(len(chosen), batch_size, part):
         entropy, counted = _block_sums(loss, blocks.manifest, blocks[chosen[rows]], None, np.zeros(1, np.float32))
@@ -92,11 +93,6 @@ def validation_likelihood(
     if reduce is not None:
         sums, counts = reduce(sums), reduce(counts)
     return _integrate(sums, counts, np.ones(1))
-
-
-def _spread(available: int, wanted: int) -> Ints:
-    count = min(available, wanted)
-    return np.arange(count, dtype=np.int64) * available // count
 
 
 def _chunks(total: int, batch_size: int, part: tuple[int, int]) -> Iterator[tuple[Ints, NDArray[np.bool_]]]:

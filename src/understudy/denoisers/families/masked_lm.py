@@ -71,7 +71,8 @@ def frame_of(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 def barred_ids(tokenizer: Any) -> list[int]:
     """Special tokens, none of which belongs into a text; but the end token of a model that chats."""
-    return [token for token in tokenizer.all_special_ids if token != _end(tokenizer)]
+    end = _end(tokenizer)
+    return [token for token in tokenizer.all_special_ids if token != end]
 
 
 def _end(tokenizer: Any) -> int | None:
