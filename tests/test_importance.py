@@ -163,6 +163,19 @@ def test_errors_of_schedules_are_those_over_samples():
         assert path.path_kl(ModelSchedule.parse(text))[1] == pytest.approx(over_samples, rel=0.06), text
 
 
+def test_halves_are_disjoint_and_make_up_the_whole():
+    path = run(tiny_pair(), num_times=0, length=12, num_samples=7, chunk=2).path()
+    assert [half.num_samples for half in path.halves] == [4, 3]
+    assert path.choosing is path.halves[0]
+    assert path.judging is path.halves[1]
+    np.testing.assert_allclose(sum(half.num_samples * half.per_step for half in path.halves) / 7, path.per_step)
+    whole = run(tiny_pair(), num_times=0, length=12, num_samples=7, chunk=7).path()
+    np.testing.assert_allclose(whole.judging.per_step, path.judging.per_step, rtol=1e-4)
+    alone = run(tiny_pair(), num_times=0, length=12, num_samples=3).path()
+    assert alone.halves == ()
+    assert alone.choosing is alone.judging is alone
+
+
 def independent_steps(num_steps, num_bins, samples):
     """A path divergence of steps that vary on their own and a little together, and the samples it is made of."""
     rng = np.random.default_rng(0)
@@ -224,12 +237,22 @@ def test_files_come_back_as_they_were_written(tmp_path):
     found.save(tmp_path / "importance.json")
     assert Importance.load(tmp_path / "importance.json").to_dict() == found.to_dict()
     content = json.loads((tmp_path / "importance.json").read_text())
-    for damage in ({"format": "other"}, {"paths": [{}]}, {"held_out": 3}):
+    halved = {**content["paths"][0], "halves": content["paths"][0]["halves"][:1]}
+    for damage in ({"format": "other"}, {"paths": [{}]}, {"held_out": 3}, {"paths": [halved]}):
         (tmp_path / "damaged.json").write_text(json.dumps({**content, **damage}))
         with pytest.raises(DataError, match="understudy analyze"):
             Importance.load(tmp_path / "damaged.json")
     with pytest.raises(DataError, match="there is no file"):
         Importance.load(tmp_path / "missing.json")
+
+
+def test_files_from_before_halves_can_be_read(tmp_path):
+    content = run(tiny_pair(), num_times=0, length=12).to_dict()
+    for path in content["paths"]:
+        del path["halves"]
+    (tmp_path / "old.json").write_text(json.dumps({**content, "format": "understudy-importance-1"}))
+    path = Importance.load(tmp_path / "old.json").path()
+    assert (path.num_samples, path.halves) == (8, ())
 
 
 @pytest.mark.parametrize(

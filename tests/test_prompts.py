@@ -94,6 +94,8 @@ def test_nothing_to_go_by_is_refused(tmp_path, letters):
     for prompt, options, message in (
         (Prompt(infill="a b"), {}, r"no \[MASK\]"),
         (Prompt(infill="a [MASK*0]"), {}, "stands for 0"),
+        (Prompt(infill="a [MASK*" + "9" * 5000 + "]"), {}, "may stand for 1 to 65536"),
+        (Prompt(infill="[MASK*60000] and [MASK*60000]"), {}, "more than 65536 tokens in all"),
         (Prompt(prefix="a"), {}, "neither the length"),
         (Prompt(prefix="a b c"), {"length": 3}, "leaves nothing to sample"),
         (Prompt(messages=({"role": "user", "content": "a"},)), {"new_tokens": 3}, "no chat template"),

@@ -12,6 +12,7 @@ from understudy.errors import DataError, ScheduleError, SettingError
 from understudy.evaluation import compare_schedules
 from understudy.importance import Importance, PathDivergence
 from understudy.metrics import PairedDifference
+from understudy.metrics.student import student_quantile
 from understudy.record_journal import RecordJournal
 from understudy.report.search_figure import paired_key, render_search
 from understudy.report.search_reading import summarise_search
@@ -32,7 +33,6 @@ from understudy.search import (
 from understudy.search.correlation import average_ranks
 from understudy.search.ranking import rank_ranges, ranking_order
 from understudy.search.scores import MeasuredSamples
-from understudy.search.student import student_quantile
 
 SPACE = SearchSpace.light_and_heavy(8, 4, 2)
 SETTINGS = SearchSettings(num_samples=6, length=8, seed=3, chunk=4, batch_size=4)
@@ -60,6 +60,11 @@ def twins(pair):
 
 def search(denoisers, judge, settings=SETTINGS, **options):
     return finish(search_schedules(denoisers, SPACE, judge, settings, **options))[1]
+
+
+@pytest.fixture(scope="module")
+def searched(pair, judge):
+    return search(pair, judge)
 
 
 def document(result):
@@ -293,6 +298,33 @@ def test_a_search_measures_what_a_comparison_does(pair, judge):
     assert differences == sorted(differences)
     assert result.entries[-1].nll_difference == PairedDifference(0.0, 0.0, 0.0)
     assert (result.reference, result.entries[-1].origins) == ("H8", ("reference",))
+
+
+AGREEING = {
+    # Which of ranks 2 to 6 can be told from the first (1), and the end of what is said of those that cannot.
+    "00000": "all 5 others cannot be told from it: within noise, which does not mean equal.",
+    "00111": "2 of 5 others cannot be told from it: within noise, which does not mean equal.",
+    "00101": "3 of 5 others cannot be told from it: within noise, which does not mean equal. "
+    "They are its tie, ranks 2-3, and 1 further down, behind rank 4, which can be told.",
+    "01000": "They are its tie, rank 2, and 3 further down, behind rank 3, which can be told.",
+    "10111": "1 of 5 others cannot be told from it. It stands behind rank 2, which can be told.",
+    "10011": "They stand behind rank 2, which can be told.",
+    "11111": "all 5 others are worse beyond noise.",
+}
+
+
+@pytest.mark.parametrize("told", AGREEING)
+def test_the_sentence_and_the_ranks_agree(searched, told):
+    ranked = list(searched.ranked)
+    end = (told + "1").index("1") + 1  # of the first tie
+    for place, entry in enumerate(ranked):
+        low = 1.0 if place and told[place - 1] == "1" else -1.0
+        ranges = (1, end) if place < end else (end + 1, len(ranked))
+        ranked[place] = replace(entry, rank_range=ranges, difference_to_best=PairedDifference(1.0, low, 2.0))
+    flat = PairedDifference(0.0, 0.0, 0.0)  # no word on dullness between
+    ranked[0] = replace(ranked[0], entropy_difference=flat)
+    result = replace(searched, entries=(*ranked, *searched.beside))
+    assert summarise_search(result).endswith(AGREEING[told])
 
 
 def test_equal_models_tie_at_exactly_nothing(twins, judge):

@@ -6,7 +6,10 @@ UnderstudyError
 │   └── PairingError two models that cannot share a sample: other vocabulary, mask id or length
 ├── PromptError      a prefix or template that cannot be used: empty, too long, unknown tokens
 ├── DataError        text, tokens or a prepared folder that cannot be used
-└── SettingError     an argument outside its range, or two arguments that exclude each other
+├── SettingError     an argument outside its range, or two arguments that exclude each other
+├── ServiceError     a service that takes no request now: stopping, or broken
+│   └── QueueFullError  one whose queue is full for the moment (knows when to ask again)
+└── ClusterError     a Ray cluster that does not answer, has no room, or whose workers keep dying
 
 Messages are one line: what was given, what is allowed, how to mend it. The command prints them as they are.
 """
@@ -45,6 +48,22 @@ class DataError(UnderstudyError):
 
 class SettingError(UnderstudyError):
     """An argument outside its range."""
+
+
+class ServiceError(UnderstudyError):
+    """A service that takes no request now."""
+
+
+class QueueFullError(ServiceError):
+    """A service that has no room for a request at the moment; `retry_seconds` from now it may have."""
+
+    def __init__(self, message: str, *, retry_seconds: int) -> None:
+        self.retry_seconds = retry_seconds
+        super().__init__(message)
+
+
+class ClusterError(UnderstudyError):
+    """A Ray cluster that does not answer, has no room, or whose workers keep dying."""
 
 
 def one_line(error: BaseException) -> str:

@@ -19,7 +19,8 @@ from understudy.sampling import fill_template
 
 GAP = re.compile(r"\[MASK(?:[*:](\d+))?\]")
 PARTS = {"prefix", "suffix", "infill", "messages"}
-MAX_GAP = 65536
+MAX_GAP = 65536  # tokens, of one gap and of all
+MAX_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -70,15 +71,19 @@ class Prompt:
 def _infill(text: str, models: ModelSet, mask_id: int) -> NDArray[np.int64]:
     """Encode the text between gaps; a space before a gap belongs to the token that will fill it."""
     begin = next(iter(models.denoisers.values())).begin_id
-    ids, end = [] if begin is None else [begin], 0
+    ids, end, wanted = [] if begin is None else [begin], 0, 0
     found = list(GAP.finditer(text))
     if not found:
         raise PromptError("an infill holds no [MASK], so there is nothing to sample; write one for each token")
     for gap in found:
         ids += _encoded(text[end : gap.start()].rstrip(" "), models)
-        count = int(gap[1] or 1)
+        size = gap[1] or "1"
+        count = int(size) if len(size) <= MAX_DIGITS else MAX_GAP + 1  # Python reads no numbers of thousands of digits
         if not 1 <= count <= MAX_GAP:
-            raise PromptError(f"{gap[0]} stands for {count} tokens; it may stand for 1 to {MAX_GAP}")
+            raise PromptError(f"a gap stands for {size[:MAX_DIGITS]} tokens; it may stand for 1 to {MAX_GAP}")
+        wanted += count
+        if wanted > MAX_GAP:
+            raise PromptError(f"the gaps stand for more than {MAX_GAP} tokens in all; take fewer or shorter ones")
         ids += [mask_id] * count
         end = gap.end()
     return np.array([*ids, *_encoded(text[end:], models)], dtype=np.int64)

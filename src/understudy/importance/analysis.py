@@ -1,24 +1,28 @@
 """Measure importance: held-out curves and path KL, unit by unit, so that a long analysis shows progress and resumes."""
 
-from collections.abc import Generator, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from understudy.denoisers.protocol import Denoiser
-from understudy.driving import mapped
 from understudy.errors import SettingError
 from understudy.flops import reference_key
-from understudy.importance.held_out import block_sums, held_out_curves
+from understudy.importance.held_out import held_out_curves
 from understudy.importance.record import HeldOutCurves, Importance, PathDivergence
-from understudy.importance.trajectories import bin_edges, measure_chunk, path_divergence
+from understudy.importance.trajectories import bin_edges, path_divergence
+from understudy.importance.units import HeldOutUnit, TrajectoryUnit
 from understudy.noise import NoiseSchedule
 from understudy.record_journal import RecordJournal
 from understudy.sampling import SamplingTask
 from understudy.sampling.task import default_length
 from understudy.schedule import ModelSchedule
+from understudy.work import Finished, OneAfterAnother, Tools, Work, Workforce
+
+STRETCH = 256  # held-out blocks between two notes in the journal
 
 
 @dataclass(frozen=True)
@@ -81,14 +85,16 @@ def analyze(
     reference: str | None = None,
     models: Mapping[str, Mapping[str, Any]] | None = None,
     journal: RecordJournal | None = None,
+    workforce: Workforce | None = None,
     **facts: Any,
 ) -> Generator[AnalysisProgress, None, Importance]:
     """Hold every model against the reference over time; the generator's return value is what was found.
 
     denoisers: two or more by key. reference: the costliest unless given. blocks: held-out text, int64 (J, L); None
     where there is none, and then only unconditional trajectories can be measured. models: what the file says of each
-    model. journal: where finished units are kept; a killed analysis goes on from it. facts: other fields of
-    `Importance`, such as `data`, `command` and `environment`.
+    model. journal: where finished units are kept; a killed analysis goes on from it. workforce: who measures, with the
+    same models; this process unless given. facts: other fields of `Importance`, such as `data`, `command` and
+    `environment`.
 
     Raises SettingError for settings that do not fit models or text, ModelError for logits with NaN, and the errors of
     `SamplingTask.create`.
@@ -98,88 +104,129 @@ def analyze(
     conditions = _conditions(denoisers[keys[0]], keys[0], blocks, length, settings)
     noise = _law(denoisers, conditions, keys[0], length, settings)
     kept = RecordJournal(None, {}) if journal is None else journal
-    times = (np.arange(settings.num_times) + 0.5) / settings.num_times if blocks is not None else np.zeros(0)
-    chunks = {name: list(_tasks(denoisers[keys[0]], keys[0], rows, settings)) for name, rows in conditions.items()}
-    trajectory_passes = sum(task.num_passes for tasks in chunks.values() for task in tasks)
-    progress = _Progress(len(times) * (0 if blocks is None else len(blocks)) + trajectory_passes)
-    held_out = yield from _held_out(denoisers, keys, blocks, times.tolist(), noise, settings, kept, progress)
-    paths = []
-    for name, tasks in chunks.items():
-        path = yield from _path(denoisers, keys, name, tasks, settings, kept, progress)
-        paths.append(path)
+    text = _HeldOut.prepare(keys, blocks, noise, settings)
+    paths = [
+        _Path(name, keys, tuple(_tasks(denoisers[keys[0]], keys[0], rows, settings)), settings)
+        for name, rows in conditions.items()
+    ]
+    parts: list[_HeldOut | _Path] = [*([] if text is None else [text]), *paths]
+    yield from _measure(parts, OneAfterAnother(Tools(denoisers)) if workforce is None else workforce, kept)
     described = models or {}
     return Importance(
         reference=keys[0],
         models={key: {"shape": _shape(denoisers[key]), **described.get(key, {})} for key in keys},
         noise=noise.name,
-        held_out=held_out,
-        paths=tuple(paths),
+        held_out=None if text is None else text.conclude(kept),
+        paths=tuple(path.conclude(kept) for path in paths),
         settings={**asdict(settings), "length": length, "prefix_lengths": list(settings.prefix_lengths)},
         **facts,
     )
 
 
-class _Progress:
-    """Counts sequences passed through the reference."""
+@dataclass(frozen=True)
+class _HeldOut:
+    """The part of an analysis that noises held-out text (J, L) to some times (T,)."""
 
-    def __init__(self, total: int) -> None:
-        self.done, self.total = 0, total
+    keys: list[str]
+    blocks: NDArray[np.int64]
+    times: NDArray[np.float64]
+    noise: NoiseSchedule
+    settings: AnalysisSettings
+    name: str = "held-out text"
 
-    def step(self, stage: str, passes: int) -> AnalysisProgress:
-        self.done += passes
-        return AnalysisProgress(stage, self.done, self.total)
+    @classmethod
+    def prepare(
+        cls, keys: list[str], blocks: NDArray[np.int64] | None, noise: NoiseSchedule, settings: AnalysisSettings
+    ) -> "_HeldOut | None":
+        """None where there is nothing to do; SettingError where there is too little text."""
+        if blocks is None or not settings.num_times:
+            return None
+        if len(blocks) < 2:
+            raise SettingError("there is 1 block of text, which leaves errors unknown; give more text, or no times")
+        times = (np.arange(settings.num_times) + 0.5) / settings.num_times
+        part = cls(keys, blocks, times, noise, settings)
+        if not all((part._uniforms(index) < noise.mask_prob(time)).any() for index, time in enumerate(times.tolist())):
+            raise SettingError(f"{len(blocks)} blocks are too few: at one time nothing is masked; give more text")
+        return part
+
+    def units(self) -> Iterator[tuple[str, int, Callable[[], Work]]]:
+        """Name of each unit, the passes of the reference in it, and what makes it."""
+        for index, time in enumerate(self.times.tolist()):
+            for name, rows in self._stretches(index):
+                yield name, len(self.blocks[rows]), partial(self._unit, index, time, rows)
+
+    def conclude(self, journal: RecordJournal) -> HeldOutCurves:
+        """Curves from finished units."""
+        sums = []
+        for index in range(len(self.times)):
+            parts = [journal[name] for name, _ in self._stretches(index)]
+            sums.append({name: [value for part in parts for value in part[name]] for name in parts[0]})
+        return held_out_curves(sums, self.times.tolist(), self.keys, self.noise, self.blocks.shape[1])
+
+    def _stretches(self, index: int) -> Iterator[tuple[str, slice]]:
+        count = len(self.blocks)
+        for first in range(0, count, STRETCH):
+            end = min(first + STRETCH, count)
+            name = f"held-out {index}" if count <= STRETCH else f"held-out {index} {first}:{end}"
+            yield name, slice(first, end)
+
+    def _uniforms(self, index: int) -> NDArray[np.float64]:
+        return np.random.default_rng((self.settings.seed, index)).random(self.blocks.shape)
+
+    def _unit(self, index: int, time: float, rows: slice) -> HeldOutUnit:
+        uniforms = self._uniforms(index)[rows]
+        return HeldOutUnit(tuple(self.keys), self.blocks[rows], uniforms, time, self.noise, self.settings.batch_size)
 
 
-def _held_out(
-    denoisers: Mapping[str, Denoiser],
-    keys: list[str],
-    blocks: NDArray[np.int64] | None,
-    times: list[float],
-    noise: NoiseSchedule,
-    settings: AnalysisSettings,
-    journal: RecordJournal,
-    progress: _Progress,
-) -> Generator[AnalysisProgress, None, HeldOutCurves | None]:
-    if blocks is None or not times:
-        return None
-    if len(blocks) < 2:
-        raise SettingError("there is 1 block of text, which leaves errors unknown; give more text, or no times")
-    sums = []
-    for index, time in enumerate(times):
-        unit = f"held-out {index}"
-        if unit not in journal:
-            uniforms = np.random.default_rng((settings.seed, index)).random(blocks.shape)
-            ordered = {key: denoisers[key] for key in keys}
-            journal.put(unit, block_sums(ordered, keys[0], blocks, uniforms, time, noise, settings.batch_size))
-        sums.append(journal[unit])
-        yield progress.step("held-out text", len(blocks))
-    if not all(any(entry["count"]) for entry in sums):
-        raise SettingError(f"{len(blocks)} blocks are too few: at one time nothing is masked; give more text")
-    return held_out_curves(sums, times, keys, noise, blocks.shape[1])
+@dataclass(frozen=True)
+class _Path:
+    """The part of an analysis that samples trajectories of one condition, chunk by chunk."""
+
+    name: str
+    keys: list[str]
+    tasks: tuple[SamplingTask, ...]
+    settings: AnalysisSettings
+
+    @property
+    def edges(self) -> NDArray[np.int64]:
+        """Where bins of steps begin and end."""
+        return bin_edges(self.settings.steps, self.settings.bins)
+
+    def units(self) -> Iterator[tuple[str, int, Callable[[], Work]]]:
+        """Name of each unit, the passes of the reference in it, and what makes it."""
+        for task in self.tasks:
+            yield self._unit_name(task), task.num_passes, partial(self._unit, task)
+
+    def conclude(self, journal: RecordJournal) -> PathDivergence:
+        """Path KL from finished units, whose sums are joined in the order of the samples."""
+        chunks = [journal[self._unit_name(task)] for task in self.tasks]
+        return path_divergence(self.name, chunks, self.keys[1:], self.edges, self.tasks[0])
+
+    def _unit_name(self, task: SamplingTask) -> str:
+        return f"{self.name} {task.indices[0]} {task.plan.num_samples}"
+
+    def _unit(self, task: SamplingTask) -> TrajectoryUnit:
+        bare = replace(task, denoisers={}, plan=replace(task.plan))  # without the models, and what the plan looked up
+        return TrajectoryUnit(tuple(self.keys), bare, self.settings.positions, self.edges)
 
 
-def _path(
-    denoisers: Mapping[str, Denoiser],
-    keys: list[str],
-    name: str,
-    tasks: list[SamplingTask],
-    settings: AnalysisSettings,
-    journal: RecordJournal,
-    progress: _Progress,
-) -> Generator[AnalysisProgress, None, PathDivergence]:
-    others = {key: denoisers[key] for key in keys[1:]}
-    edges = bin_edges(settings.steps, settings.bins)
-    chunks = []
-    for task in tasks:
-        unit = f"{name} {task.indices[0]} {task.plan.num_samples}"
-        if unit in journal:
-            yield progress.step(name, task.num_passes)
+def _measure(
+    parts: Sequence[_HeldOut | _Path], workforce: Workforce, journal: RecordJournal
+) -> Generator[AnalysisProgress, None, None]:
+    """Do the units of all parts that the journal does not hold."""
+    listed = [(part.name, *unit) for part in parts for unit in part.units()]
+    done, total = 0, sum(passes for _, _, passes, _ in listed)
+    for stage, name, passes, _ in listed:
+        if name in journal:
+            done += passes
+            yield AnalysisProgress(stage, done, total)
+    missing = {name: (stage, make) for stage, name, _, make in listed if name not in journal}
+    for event in workforce.do((name, make()) for name, (_, make) in missing.items()):
+        if isinstance(event, Finished):
+            journal.put(event.unit, event.result)
         else:
-            run = measure_chunk(task, others, positions=settings.positions, edges=edges)
-            found = yield from mapped(run, lambda passes: progress.step(name, passes))
-            journal.put(unit, found)
-        chunks.append(journal[unit])
-    return path_divergence(name, chunks, keys[1:], edges, tasks[0])
+            done += event.amount
+            yield AnalysisProgress(missing[event.unit][0], done, total)
 
 
 def _tasks(

@@ -15,7 +15,8 @@ from understudy.errors import DataError, SettingError
 from understudy.schedule import ModelSchedule
 from understudy.whole_files import read_json, write_json
 
-FORMAT = "understudy-importance-1"
+FORMAT = "understudy-importance-2"
+WITHOUT_HALVES = "understudy-importance-1"  # the same, from before paths held halves
 Floats = NDArray[np.float64]
 
 
@@ -106,7 +107,9 @@ class PathDivergence:
 
     name: what was given ("unconditional", "prefix 32"). keys: the M models. per_step: (M, N), D_k estimated without
     bias; step_variances: (M, N), of these estimates. bins: (B + 1,), steps at which the bins begin and end. bin_means:
-    (M, B), nats per sequence and bin; covariance: (M·B, M·B), of these means, model by model.
+    (M, B), nats per sequence and bin; covariance: (M·B, M·B), of these means, model by model. halves: the same of two
+    disjoint halves of the trajectories, which are independent, so that what is chosen by one can be judged by the
+    other; empty where there are fewer than four trajectories, or the file is older than halves.
     """
 
     name: str
@@ -120,6 +123,17 @@ class PathDivergence:
     bins: NDArray[np.int64]
     bin_means: Floats
     covariance: Floats
+    halves: tuple["PathDivergence", ...] = ()
+
+    @property
+    def choosing(self) -> "PathDivergence":
+        """What schedules are chosen by: the first half, or all where there are no halves."""
+        return self.halves[0] if self.halves else self
+
+    @property
+    def judging(self) -> "PathDivergence":
+        """What a chosen schedule is judged by: the second half, or all where there are no halves."""
+        return self.halves[1] if self.halves else self
 
     def path_kl(self, schedule: ModelSchedule) -> tuple[float, float]:
         """KL(P ‖ Q) of a schedule, and its standard error over samples. Keys not in `keys` count as the reference.
@@ -174,14 +188,17 @@ class PathDivergence:
         """Plain values for JSON."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         arrays = {name: value.tolist() for name, value in values.items() if isinstance(value, np.ndarray)}
-        return {**values, **arrays, "keys": list(self.keys)}
+        return {**values, **arrays, "keys": list(self.keys), "halves": [half.to_dict() for half in self.halves]}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "PathDivergence":
         """Inverse of `to_dict`."""
-        fields: dict[str, Any] = {name: content[name] for name in cls.__dataclass_fields__}
+        fields: dict[str, Any] = {name: content[name] for name in cls.__dataclass_fields__ if name != "halves"}
         for name in ("per_step", "step_variances", "bin_means", "covariance"):
             fields[name] = np.array(fields[name], dtype=np.float64)
+        fields["halves"] = tuple(cls.from_dict(half) for half in content.get("halves", ()))
+        if len(fields["halves"]) not in (0, 2):
+            raise ValueError(f"{len(fields['halves'])} halves")
         return cls(**{**fields, "keys": tuple(fields["keys"]), "bins": np.array(fields["bins"], dtype=np.int64)})
 
 
@@ -239,7 +256,7 @@ class Importance:
         """Read a file. DataError where it is missing, damaged or something else."""
         mend = f"write one by `understudy analyze --output {path}`"
         content = read_json(Path(path), mend=mend)
-        if content.get("format") != FORMAT:
+        if content.get("format") not in (FORMAT, WITHOUT_HALVES):
             raise DataError(f"{str(path)!r} is no importance file ({FORMAT}); {mend}")
         try:
             held_out = content["held_out"]

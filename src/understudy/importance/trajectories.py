@@ -10,6 +10,7 @@ Shapes: n samples, L length, N steps, M models besides the reference, B bins, R 
 """
 
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from understudy.sampling.passes import EagerPasses
 from understudy.sampling.queue import Pass, PassQueue
 
 SETTLE_EVERY = 64  # passes whose results lie on the device at a time
+LEAST_SAMPLES = 2  # whose spread is known
 
 
 def bin_edges(num_steps: int, num_bins: int) -> NDArray[np.int64]:
@@ -52,11 +54,11 @@ class MeasuredPasses(EagerPasses):
     def make(self, batch: Pass) -> None:
         """Reveal one batch, and note how far the others are from it."""
         where, is_revealed = self._widened(batch)
-        logits = self.look(self.task.denoisers[batch.key], batch, where)
-        log_p = log_probabilities(logits, self.task.mask_id)
+        logits = self.look(self.settings.denoisers[batch.key], batch, where)
+        log_p = log_probabilities(logits, self.settings.mask_id)
         found = []
         for model in self.others.values():
-            other = log_probabilities(self.look(model, batch, where), self.task.mask_id)
+            other = log_probabilities(self.look(model, batch, where), self.settings.mask_id)
             found.append(row_divergence(log_p, other).kl)
         self._pending.append((batch, where, torch.stack(found)))
         self.reveal(batch, logits[self._put(np.flatnonzero(is_revealed))])
@@ -106,12 +108,11 @@ def _reveal_order(task: SamplingTask) -> tuple[NDArray[np.int64], NDArray[np.int
 
 def measure_chunk(
     task: SamplingTask, others: Mapping[str, Denoiser], *, positions: int, edges: NDArray[np.int64]
-) -> Generator[int, None, dict[str, Any]]:
+) -> Generator[int, None, list[dict[str, Any]]]:
     """Sample a task by its one model, the reference, and sum what is found over its samples.
 
-    Yields the number of sequences in each pass. The return value is plain: `count` n; `steps` and `step_squares`, Σ
-    over samples of D_k and of its square (M, N); `bins`, Σ of their sums in bins (M·B); `squares`, Σ of the products of
-    these (M·B, M·B). ModelError for logits that nobody can draw from.
+    Yields the number of sequences in each pass. The return value is that of `half_sums`. ModelError for logits that
+    nobody can draw from.
     """
     device = next(iter(task.denoisers.values())).device
     canvas = torch.tensor(task.template, device=device)
@@ -123,23 +124,58 @@ def measure_chunk(
     passes.settle()
     if not bool(passes.is_healthy) or not np.isfinite(passes.values).all():
         raise ModelError("a model returned logits with NaN or no finite entry; is its checkpoint intact?")
-    binned = np.add.reduceat(passes.values, edges[:-1], axis=2).reshape(len(canvas), -1)
-    return {
-        "count": len(canvas),
-        "steps": passes.values.sum(axis=0).tolist(),
-        "step_squares": (passes.values**2).sum(axis=0).tolist(),
-        "bins": binned.sum(axis=0).tolist(),
-        "squares": (binned.T @ binned).tolist(),
-    }
+    return half_sums(passes.values, np.asarray(task.indices), edges)
+
+
+def half_sums(
+    values: NDArray[np.float64], indices: NDArray[np.int64], edges: NDArray[np.int64]
+) -> list[dict[str, Any]]:
+    """Sum estimates of D_k (n, M, N) over the samples of even index (n,), and over those of odd, plain for a file.
+
+    Of each half `count`, its samples; `steps` and `step_squares`, Σ over them of D_k and of its square (M, N); `bins`,
+    Σ of their sums in bins (M·B); `squares`, Σ of the products of these (M·B, M·B). Which half a sample is of hangs on
+    its index alone, so that it does not matter how samples are cut into chunks.
+    """
+    sums = []
+    for parity in (0, 1):
+        mine = values[indices % 2 == parity]
+        binned = np.add.reduceat(mine, edges[:-1], axis=2).reshape(len(mine), values.shape[1] * (len(edges) - 1))
+        sums.append(
+            {
+                "count": len(mine),
+                "steps": mine.sum(axis=0).tolist(),
+                "step_squares": (mine**2).sum(axis=0).tolist(),
+                "bins": binned.sum(axis=0).tolist(),
+                "squares": (binned.T @ binned).tolist(),
+            }
+        )
+    return sums
 
 
 def path_divergence(
-    name: str, chunks: Sequence[Mapping[str, Any]], keys: Sequence[str], edges: NDArray[np.int64], task: SamplingTask
+    name: str,
+    chunks: Sequence[Sequence[Mapping[str, Any]]],
+    keys: Sequence[str],
+    edges: NDArray[np.int64],
+    task: SamplingTask,
 ) -> PathDivergence:
-    """Put the chunks of one condition together; two samples or more."""
-    count = sum(chunk["count"] for chunk in chunks)
+    """Put the chunks of one condition, each of `half_sums`, together; two samples or more, and halves from four on."""
+    parts = [[chunk[half] for chunk in chunks] for half in (0, 1)]
+    halves = tuple(_put_together(name, part, keys, edges, task) for part in parts if _count(part) >= LEAST_SAMPLES)
+    whole = _put_together(name, [*parts[0], *parts[1]], keys, edges, task)
+    return replace(whole, halves=halves) if len(halves) == len(parts) else whole
+
+
+def _count(sums: Sequence[Mapping[str, Any]]) -> int:
+    return sum(entry["count"] for entry in sums)
+
+
+def _put_together(
+    name: str, sums: Sequence[Mapping[str, Any]], keys: Sequence[str], edges: NDArray[np.int64], task: SamplingTask
+) -> PathDivergence:
+    count = _count(sums)
     names = ("steps", "step_squares", "bins", "squares")
-    mean = {name: np.sum([chunk[name] for chunk in chunks], axis=0) / count for name in names}
+    mean = {name: np.sum([entry[name] for entry in sums], axis=0) / count for name in names}
     return PathDivergence(
         name=name,
         num_steps=task.plan.num_steps,

@@ -36,6 +36,8 @@ def planning_problem(
 ) -> PlanningProblem:
     """Give what to plan on: smoothed path divergences and the expected cost of each step, for one sequence.
 
+    Divergences are of `PathDivergence.choosing`, the half of the trajectories that schedules are chosen by.
+
     convention: "blocks" and "head", nominal FLOPs of a full pass at every step, without and with the output head;
     "executed", those of the lazy pass times the probability that the step reveals something; "milliseconds", the same
     probability times the pass time in `costs`, a cost table and the batch size to read it at; "steps", 1 for a step of
@@ -50,7 +52,7 @@ def planning_problem(
     count = path.num_steps if steps is None else steps
     if count < 1:
         raise SettingError(f"steps is {count}; it must be at least 1")
-    smooth = np.maximum(path.smooth(count), 0.0)  # an estimate without bias can fall below
+    smooth = np.maximum(path.choosing.smooth(count), 0.0)  # an estimate without bias can fall below
     divergence = np.concatenate([np.zeros((1, count)), smooth]).T
     return PlanningProblem(
         keys, divergence, _costs(importance, path, keys, convention, count, costs), UNITS[convention]

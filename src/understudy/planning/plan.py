@@ -11,11 +11,13 @@ from typing import Any
 
 from understudy.errors import DataError, UnderstudyError, one_line
 from understudy.flops import FlopsReport
+from understudy.metrics.student import student_quantile
 from understudy.schedule import ModelSchedule
 from understudy.whole_files import read_json, write_json
 
 FORMAT = "understudy-plan-1"
-ONE_SIDED_95 = 1.645  # standard errors
+CONFIDENCE = 0.95  # one-sided
+NORMAL = 1.645  # standard errors, where the number of samples is not known
 
 
 @dataclass(frozen=True)
@@ -57,24 +59,35 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a path KL (nats per sequence, with its standard error) says of the texts.
+    """What the estimate of a path KL (nats per sequence, with its standard error) says of the texts.
 
     P_x0 and Q_x0 being the laws of the texts of the reference alone and of the schedule, KL(P_x0 ‖ Q_x0) is at most the
     path KL (data processing); so total variation, the most by which the probability of anything can differ, is at most
     min(1, √(KL/2)) (Pinsker). Both hold for the true path KL, which is known by an estimate only; so they are stated at
-    `upper`, its estimate plus 1.645 standard errors. extrapolated_from: steps of the analysis where the schedule has
-    others, else None; what that adds to the error is not in it.
+    `upper`, the end of its one-sided 95 % interval.
+
+    num_samples: trajectories that the estimate is a mean over, None where that is not known. chosen_on: trajectories
+    that the schedule was chosen on, others than these; None where it was chosen by the same. What is exact: a schedule
+    that was chosen on other trajectories is fixed as far as these are concerned, so its estimate is unbiased, however
+    many schedules were weighed; and `upper` is above the true path KL with 95 % probability, exactly for normal means
+    over trajectories and ever more nearly for others the more there are. For one chosen by the same trajectories
+    neither holds: steps come out lowest by luck in part, so the estimate is too low, the more so the fewer trajectories
+    there are. extrapolated_from: steps of the analysis where the schedule has others, else None; what that adds to the
+    error is in neither case in it.
     """
 
     reference: str
     path_kl: float
     path_kl_se: float
     extrapolated_from: int | None = None
+    num_samples: int | None = None
+    chosen_on: int | None = None
 
     @property
     def upper(self) -> float:
-        """Upper end of the one-sided 95 % interval of the path KL."""
-        return self.path_kl + ONE_SIDED_95 * self.path_kl_se
+        """Upper end of the one-sided 95 % interval of the path KL, by Student's t where the samples are known."""
+        quantile = NORMAL if self.num_samples is None else student_quantile(CONFIDENCE, self.num_samples - 1)
+        return self.path_kl + quantile * self.path_kl_se
 
     @property
     def total_variation(self) -> float:
@@ -85,15 +98,31 @@ class Certificate:
     def sentence(self) -> str:
         """The bound in words."""
         grid = "" if self.extrapolated_from is None else f", extrapolated from {self.extrapolated_from} steps"
+        nominal = "nominally " if self.chosen_on is None else ""
         bound = (
-            f"KL(P_x0 || Q_x0) <= {self.upper:.4g} nats a sequence, with 95 % confidence ({self.path_kl:.4g} ± "
-            f"{self.path_kl_se:.2g}{grid}): the texts are no further than this from those of {self.reference} alone, "
-            "whatever is asked of them. Not counted: that the schedule was chosen by the same numbers, so with few "
-            "trajectories analyze again under another seed"
+            f"KL(P_x0 || Q_x0) <= {self.upper:.4g} nats a sequence, with {nominal}95 % confidence ({self.path_kl:.4g} "
+            f"± {self.path_kl_se:.2g}{grid}): the texts are no further than this from those of {self.reference} alone, "
+            "whatever is asked of them"
         )
         if self.total_variation < 1:
-            return f"{bound}; nothing is more or less probable by more than {self.total_variation:.3g} (Pinsker)."
-        return f"{bound}; above 2 nats this bounds no single probability (Pinsker's bound is 1)."
+            bound += f"; nothing is more or less probable by more than {self.total_variation:.3g} (Pinsker)"
+        else:
+            bound += "; above 2 nats this bounds no single probability (Pinsker's bound is 1)"
+        return f"{bound}. {self.kind}"
+
+    @property
+    def kind(self) -> str:
+        """Which kind of certificate this is, in words."""
+        if self.chosen_on is not None:
+            return (
+                f"The schedule was chosen on {self.chosen_on} trajectories and is certified on {self.num_samples} "
+                "others, so that choosing it does not flatter it."
+            )
+        enough = "" if self.num_samples is None or self.num_samples >= 4 else ", with 4 trajectories or more,"
+        return (
+            "The schedule was chosen by the same trajectories that certify it, which flatters it: the more so, the "
+            f"fewer there are. Analyze again{enough} for a certificate on trajectories held back."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -133,9 +162,9 @@ class Plan:
     costs, convention: how they are counted. divergence: smoothed, of the schedule; lower_bound: below which no schedule
     within the limits lies, the same where is_exact.
 
-    Steps were chosen on smoothed divergences: the smallest of noisy ones would be smallest by luck in part, and a
-    prediction from the numbers they were chosen by too low. The prediction comes from the raw, unbiased sums; what luck
-    remains is that of the bins' means. For one that is free of it, analyze again with another seed.
+    Steps were chosen on smoothed divergences of one half of the trajectories; predictions, those of the frontier too,
+    come from the raw, unbiased sums of the other half, and so are free of the luck of the choice. From an analysis
+    without halves both come from all trajectories, and the luck of the bins' means remains; `certificate` says which.
     """
 
     prediction: Prediction
@@ -163,7 +192,15 @@ class Plan:
         """What the prediction certifies."""
         analysed = self.settings.get("analysed_steps")
         origin = None if analysed == self.schedule.num_steps else analysed
-        return Certificate(self.keys[0], self.prediction.path_kl, self.prediction.path_kl_se, origin)
+        chosen, judged = (self.settings.get(f"{name}_samples") for name in ("choosing", "judging"))
+        return Certificate(
+            reference=self.keys[0],
+            path_kl=self.prediction.path_kl,
+            path_kl_se=self.prediction.path_kl_se,
+            extrapolated_from=origin,
+            num_samples=self.settings.get("analysed_samples") if judged is None else judged,
+            chosen_on=chosen,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

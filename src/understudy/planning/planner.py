@@ -71,7 +71,7 @@ class _Planner:
     def predict(self, name: str, schedule: ModelSchedule) -> Prediction:
         """Everything that is known of a schedule."""
         shapes, noise = model_shapes(self.importance), noise_schedule(self.importance.noise)
-        value, error = self.path.path_kl(schedule)
+        value, error = self.path.judging.path_kl(schedule)
         cost, path = self.problem.cost_of(schedule), self.path
         where = {"length": path.length, "free_positions": path.free_positions}
         milliseconds = time_saved = None
@@ -135,7 +135,7 @@ class _Planner:
                 cost=points[index].cost,
                 saved=self.saved(points[index].cost),
                 divergence=points[index].divergence,
-                path_kl=self.path.path_kl(points[index].schedule)[0],
+                path_kl=self.path.judging.path_kl(points[index].schedule)[0],
             )
             for index in _thinned(len(points))
         )
@@ -176,6 +176,9 @@ def make_plan(
     command: str | None = None,
 ) -> Plan:
     """Give the best schedule for a budget, its prediction, and the named rules and the frontier beside it.
+
+    Where the analysis holds halves of its trajectories, schedules are chosen on the first and all predictions are made
+    from the second, which is independent of the choice.
 
     limits: besides the budget; its light_steps must be left to the budget. steps: N, that of the analysis unless given.
     condition: as of `Importance.path`. costs: a cost table and the batch size to read it at, which a budget in
@@ -236,6 +239,8 @@ def _settings(
         "free_positions": path.free_positions,
         "analysed_steps": path.num_steps,
         "analysed_samples": path.num_samples,
+        "choosing_samples": path.choosing.num_samples if path.halves else None,
+        "judging_samples": path.judging.num_samples if path.halves else None,
         "budget": asked,
         "limits": bounds,
         "batch_size": None if costs is None else costs[1],

@@ -15,8 +15,7 @@ import torch
 from understudy.denoisers.protocol import Denoiser
 from understudy.driving import run_to_end
 from understudy.errors import ModelError
-from understudy.sampling.graphs import GraphedPasses
-from understudy.sampling.passes import EagerPasses
+from understudy.sampling.graphs import passes_on
 from understudy.sampling.queue import PassQueue
 from understudy.sampling.result import SampleResult, StepRecord
 from understudy.sampling.task import SamplingOptions, SamplingTask, device_of
@@ -49,8 +48,7 @@ def sample_steps(task: SamplingTask) -> Generator[StepRecord, None, SampleResult
     device = device_of(task.denoisers)
     spare = np.full((1, task.template.shape[1]), task.mask_id)
     canvas = torch.tensor(np.concatenate([task.template, spare]), device=device)  # a copy: the task stays as it is
-    use_graphs = device.type == "cuda" and task.cuda_graphs
-    passes = (GraphedPasses if use_graphs else EagerPasses)(task, canvas)
+    passes = passes_on(canvas, task, cuda_graphs=task.cuda_graphs)
     nfe: Counter[str] = Counter(dict.fromkeys(task.schedule.keys, 0))
     for batch in passes.run(PassQueue(task.plan, task.schedule, task.batch_size)):
         if device.type == "cpu":  # elsewhere looking would synchronise: once, at the end

@@ -1,7 +1,7 @@
-"""Running the passes of a plan as CUDA graphs: one launch each, and nothing for the GPU to wait for.
+"""Running passes as CUDA graphs: one launch each, and nothing for the GPU to wait for.
 
 A graph has fixed shapes, so a pass is padded: its sequences with copies of a spare row of the canvas, its revealed
-positions to the next power of two. The plan knows all passes ahead, so what they need travels to the device
+positions to the next power of two. A plan knows all passes ahead, so what they need travels to the device
 some passes at a time. A shape is run operation by operation when it is met first, which warms up whatever must be, and
 captured when it is met again.
 
@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 
 from understudy.denoisers.protocol import CapturableDenoiser
 from understudy.sampling.draw import draw
-from understudy.sampling.passes import EagerPasses
+from understudy.sampling.passes import EagerPasses, PassSettings
 from understudy.sampling.queue import Pass
-from understudy.sampling.task import SamplingTask
 
 BATCH_SIZES = 8  # different ones, up to the largest
 LOOK_AHEAD = 16  # passes whose indices travel together
@@ -50,15 +49,15 @@ class PassShape:
 class GraphedPasses(EagerPasses):
     """Passes as CUDA graphs where the denoiser can be captured, and operation by operation where it cannot.
 
-    The canvas has one row more than there are samples: for padding to read and write.
+    The last row of the canvas is no sample's: it is for padding to read and write.
     """
 
-    def __init__(self, task: SamplingTask, canvas: torch.Tensor) -> None:
-        super().__init__(task, canvas)
+    def __init__(self, settings: PassSettings, canvas: torch.Tensor) -> None:
+        super().__init__(settings, canvas)
         self.spare = len(canvas) - 1
         self.models = {
             key: model
-            for key, model in task.denoisers.items()
+            for key, model in settings.denoisers.items()
             if isinstance(model, CapturableDenoiser) and model.device == canvas.device
         }
 
@@ -82,15 +81,15 @@ class GraphedPasses(EagerPasses):
         self.is_healthy &= graph.is_finite
 
     def _shape(self, batch: Pass) -> PassShape:
-        task, length = self.task, self.canvas.shape[1]
+        own, length = self.settings, self.canvas.shape[1]
         return PassShape(
-            batch=_round_up(len(batch.samples), max(1, task.batch_size // BATCH_SIZES)),
+            batch=_round_up(len(batch.samples), max(1, own.batch_size // BATCH_SIZES)),
             length=length,
             width=min(max(4, _power_of_two(int(batch.where.counts.max()))), length),
             revealed=max(8, _power_of_two(len(batch.uniforms))),
-            mask_id=task.mask_id,
-            temperature=task.temperature,
-            top_p=task.top_p,
+            mask_id=own.mask_id,
+            temperature=own.temperature,
+            top_p=own.top_p,
         )
 
     def _pack(self, batch: Pass) -> NDArray[np.int64] | None:
@@ -101,7 +100,7 @@ class GraphedPasses(EagerPasses):
         shape, length = self._shape(batch), self.canvas.shape[1]
         columns, flat = batch.where.padded(shape.width)
         targets = batch.samples[batch.where.rows] * length + batch.where.cols
-        times = model.encode_time(self.task.plan.times[batch.steps]) if model.uses_time else np.zeros(len(columns))
+        times = model.encode_time(batch.times) if model.uses_time else np.zeros(len(columns))
         given = (batch.samples, columns.ravel(), flat, targets, batch.uniforms, times)
         padding = (self.spare, 0, 0, self.spare * length, 0.5, times[0])
         return np.concatenate(
@@ -122,6 +121,11 @@ class GraphedPasses(EagerPasses):
         device_words = host.to(self.canvas.device, non_blocking=True)
         parts = iter(torch.split(device_words, [len(words) for words in present]))
         return [None if words is None else next(parts) for words in packed]
+
+
+def passes_on(canvas: torch.Tensor, settings: PassSettings, *, cuda_graphs: bool = True) -> EagerPasses:
+    """Passes on a canvas whose last row is spare: as CUDA graphs where it lies on a GPU and they are wanted."""
+    return (GraphedPasses if canvas.is_cuda and cuda_graphs else EagerPasses)(settings, canvas)
 
 
 class PassGraph:

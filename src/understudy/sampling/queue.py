@@ -21,11 +21,16 @@ from understudy.schedule import ModelSchedule
 
 @dataclass(frozen=True)
 class Pass:
-    """One batch for one model. samples, steps: int64 (B,); where: R positions; uniforms: float64 (R,)."""
+    """One batch for one model.
+
+    samples, steps: int64 (B,), rows of the canvas and the nominal step each is at; times: float64 (B,), at which the
+    model looks; where: R positions; uniforms: float64 (R,).
+    """
 
     key: str
     samples: NDArray[np.int64]
     steps: NDArray[np.int64]
+    times: NDArray[np.float64]
     where: Positions
     uniforms: NDArray[np.float64]
 
@@ -79,10 +84,9 @@ class PassQueue:
         rows = np.repeat(np.arange(len(events)), counts)
         within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
         cols = self._events.positions[starts[rows] + within]
-        samples = self._events.samples[events]
-        return Pass(
-            key, samples, self._events.steps[events], Positions(rows, cols), self._plan.uniforms[samples[rows], cols]
-        )
+        samples, steps = self._events.samples[events], self._events.steps[events]
+        uniforms = self._plan.uniforms[samples[rows], cols]
+        return Pass(key, samples, steps, self._plan.times[steps], Positions(rows, cols), uniforms)
 
 
 def _wave_size(num_samples: int, batch_size: int) -> int:

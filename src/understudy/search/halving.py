@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import SettingError
+from understudy.metrics.student import student_quantile
 from understudy.search.scores import MeasuredSamples
-from understudy.search.student import student_quantile
 
 Rule: TypeAlias = Literal["confident", "half"]
 RULES: tuple[Rule, ...] = ("confident", "half")

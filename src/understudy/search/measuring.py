@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from understudy import metrics
@@ -10,6 +10,7 @@ from understudy.driving import mapped
 from understudy.evaluation import Judge, Scoring, judge_samples, reading_of
 from understudy.sampling import SamplingTask, sample_steps
 from understudy.schedule import ModelSchedule
+from understudy.work import Tools
 
 
 @dataclass(frozen=True)
@@ -46,3 +47,16 @@ def measure(task: SamplingTask, judge: Judge, scoring: Scoring, tokenizer: Any) 
         "nfe": result.nfe,
         "seconds": round(time.perf_counter() - started, 3),
     }
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """A unit as work for any process: `task` is without its models."""
+
+    task: SamplingTask
+    scoring: Scoring
+
+    def run(self, tools: Tools) -> Generator[int, None, dict[str, Any]]:
+        """`measure`, by the models and the judge that are there."""
+        task = replace(self.task, denoisers=tools.denoisers)
+        return (yield from measure(task, tools.judge, self.scoring, tools.tokenizer))

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from understudy import metrics
 from understudy.denoisers import Denoiser
-from understudy.driving import mapped
 from understudy.errors import SettingError
 from understudy.evaluation import Judge
 from understudy.flops import reference_key
@@ -20,25 +19,26 @@ from understudy.schedule import ModelSchedule
 from understudy.search.assembly import assemble_entries, correlate_predictions, rank_planner
 from understudy.search.candidates import Candidate, gather_candidates, predicting_path
 from understudy.search.halving import Drop, drop_behind
-from understudy.search.measuring import Unit, measure
+from understudy.search.measuring import Measuring, Unit
 from understudy.search.result import SearchResult
 from understudy.search.scores import MeasuredSamples
 from understudy.search.settings import SearchSettings
 from understudy.search.space import SearchSpace
+from understudy.work import Finished, OneAfterAnother, Tools, Workforce
 
 if TYPE_CHECKING:
     from understudy.importance import Importance, PathDivergence
 
-Stage: TypeAlias = Literal["waiting", "sampling", "done"]
+Stage: TypeAlias = Literal["waiting", "sampling", "measured", "done"]
 
 
 @dataclass(frozen=True)
 class SearchProgress:
     """How far a search has come.
 
-    unit: what is being measured, None before the first. round: from 1, of num_rounds. num_left: schedules still in.
-    passes_done counts those of earlier runs too, from the journal; num_passes is exact for the schedules still in, and
-    falls where halving drops some.
+    unit: what is being measured, or has just been, None before the first. round: from 1, of num_rounds. num_left:
+    schedules still in. passes_done counts those of earlier runs too, from the journal; num_passes is exact for the
+    schedules still in, and falls where halving drops some.
     """
 
     stage: Stage
@@ -63,6 +63,7 @@ def search_schedules(
     digests: Mapping[str, str] | None = None,
     journal: RecordJournal | None = None,
     tokenizer: Any = None,
+    workforce: Workforce | None = None,
 ) -> Generator[SearchProgress, None, SearchResult]:
     """Measure every schedule of a space under the same noise and rank them; the return value is the result.
 
@@ -73,21 +74,23 @@ def search_schedules(
     by key (`ModelSet.digests`), which those that were analysed must have too. journal: where finished units are kept
     and looked up; a search that was stopped goes on there and ends with the same numbers (`SearchSettings.journal_job`
     says what job it is). tokenizer: what reads the models' ids, where the judge reads texts; the judge's unless given.
+    workforce: who samples and judges, with the same models and judge; this process unless given.
 
     Everything is checked before any model runs; the first record says what is to come. The caller drives: stop early by
     not asking for more. Raises the errors of `SamplingTask.create`, of `metrics.token_nlls` and of the journal, and
     SettingError where the analysis was of something else, or samples are too short to be judged.
     """
     chosen = settings or SearchSettings()
-    search = _Search.prepare(denoisers, space, judge, chosen, journal, plan, also, tokenizer or judge.tokenizer)
+    search = _Search.prepare(denoisers, space, judge, chosen, journal, plan, also)
+    if workforce is None:
+        workforce = OneAfterAnother(Tools(denoisers, judge, tokenizer or judge.tokenizer))
     path = None
     if importance is not None:
         path = predicting_path(importance, condition, search.candidates, search.base, digests or {})
     yield search.progress("waiting", None, 1)
     drops: dict[str, Drop] = {}
     for number, (start, end) in enumerate(pairwise([0, *chosen.rounds]), start=1):
-        for unit in search.units(start, end):
-            yield from search.run(unit, number)
+        yield from search.run(list(search.units(start, end)), number, workforce)
         if number < len(chosen.rounds):
             drops |= search.drop(number, end)
     yield search.progress("done", None, len(chosen.rounds))
@@ -105,10 +108,9 @@ class _Search:
         judge: Judge,
         settings: SearchSettings,
         journal: RecordJournal,
-        tokenizer: Any,
     ) -> None:
         self.base, self.space, self.candidates = base, space, candidates
-        self.judge, self.settings, self.journal, self.tokenizer = judge, settings, journal, tokenizer
+        self.judge, self.settings, self.journal = judge, settings, journal
         self.left = list(candidates)
         self._finished: dict[str, list[Unit]] = {name: [] for name in candidates}
         per_sample = np.bincount(base.plan.events.samples, minlength=base.plan.num_samples)
@@ -125,7 +127,6 @@ class _Search:
         journal: RecordJournal | None,
         plan: ModelSchedule | None,
         also: Sequence[ModelSchedule | str],
-        tokenizer: Any,
     ) -> "_Search":
         """Check all that can be checked, and draw the reveal plan that all schedules share."""
         options = settings.sampling_options(0, settings.num_samples)
@@ -137,7 +138,7 @@ class _Search:
         for candidate in candidates.values():
             SamplingTask.create(denoisers, candidate.schedule, **few)
         kept = RecordJournal(None, {}) if journal is None else journal  # an empty one is false
-        return cls(base, space, candidates, judge, settings, kept, tokenizer)
+        return cls(base, space, candidates, judge, settings, kept)
 
     def units(self, start: int, end: int) -> Iterator[Unit]:
         """What is to be measured between two numbers of samples: all schedules on some samples, then on the next."""
@@ -153,22 +154,27 @@ class _Search:
             yield unit
             first = unit.end
 
-    def run(self, unit: Unit, number: int) -> Generator[SearchProgress, None, None]:
-        """Measure a unit unless the journal holds it."""
-        before = self._done
-        if unit.name not in self.journal:
-            options = self.settings.sampling_options(unit.first, unit.end)
-            task = SamplingTask.create(self.base.denoisers, unit.schedule, **options)
+    def run(self, units: Sequence[Unit], number: int, workforce: Workforce) -> Generator[SearchProgress, None, None]:
+        """Measure the units of a round that the journal does not hold."""
+        missing = {}
+        for unit in units:
+            self._finished[str(unit.schedule)].append(unit)
+            if unit.name in self.journal:
+                self._done += int(self._passes[unit.end] - self._passes[unit.first])
+            else:
+                missing[unit.name] = unit
+        for event in workforce.do((name, self._work(unit)) for name, unit in missing.items()):
+            if isinstance(event, Finished):
+                self.journal.put(event.unit, event.result)
+                yield self.progress("measured", missing[event.unit], number)
+            else:
+                self._done += event.amount
+                yield self.progress("sampling", missing[event.unit], number)
 
-            def report(passes: int) -> SearchProgress:
-                self._done += passes
-                return self.progress("sampling", unit, number)
-
-            measuring = measure(task, self.judge, self.settings.scoring, self.tokenizer)
-            measured = yield from mapped(measuring, report)
-            self.journal.put(unit.name, measured)
-        self._done = before + int(self._passes[unit.end] - self._passes[unit.first])
-        self._finished[str(unit.schedule)].append(unit)
+    def _work(self, unit: Unit) -> Measuring:
+        options = self.settings.sampling_options(unit.first, unit.end)
+        task = SamplingTask.create(self.base.denoisers, unit.schedule, **options)
+        return Measuring(replace(task, denoisers={}), self.settings.scoring)
 
     def drop(self, number: int, end: int) -> dict[str, Drop]:
         """Drop what fell behind in a round that ended with `end` samples."""
