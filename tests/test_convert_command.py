@@ -14,8 +14,9 @@ from published_mdlm import CONFIG, published, save_published, state_of
 from stage import VOCAB, make_network, make_tokenizer
 from test_mdlm_checkpoints import TIMES, canvas
 from understudy import cli, load_denoiser
-from understudy.denoisers.inert_pickle import Inert, open_archive
+from understudy.denoisers.inert_pickle import MOST_PICKLED, Inert, open_archive
 from understudy.denoisers.model_set import load_model_set
+from understudy.errors import ModelError
 from understudy.tokenizer_files import tokenizer_sha256
 
 
@@ -285,6 +286,34 @@ def test_damage_inside(refuse, checkpoint, tmp_path):
         # The first storage belongs to the last weights.
         refuse(damaged, "--weights", "raw", match=match)
     assert not Path("gone").exists()
+
+
+def test_a_pickle_that_unpacks_to_more_than_it_may_is_not_unpacked(refuse, checkpoint, tmp_path, monkeypatch):
+    with zipfile.ZipFile(checkpoint) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    pickled = next(name for name in members if name.endswith("data.pkl"))
+    bomb = tmp_path / "bomb.ckpt"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in (members | {pickled: bytes(MOST_PICKLED + 1)}).items():
+            archive.writestr(name, content)
+    assert bomb.stat().st_size < checkpoint.stat().st_size + MOST_PICKLED // 500
+    read = zipfile.ZipFile.read
+    unpacked = []
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *asked: unpacked.append(asked[1]) or read(*asked))
+    refuse(bomb, match="data.pkl would unpack to 67,108,865 bytes, more than 67,108,864")
+    assert pickled not in unpacked
+
+
+def test_a_storage_is_unpacked_to_what_its_tensor_has_and_no_further(tmp_path, monkeypatch):
+    torch.save({"t": torch.zeros(4)}, tmp_path / "small.ckpt")
+    with zipfile.ZipFile(tmp_path / "small.ckpt") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, bytes(10**6) if name.endswith("/data/0") else content)
+    message = "would unpack to 1,000,000 bytes, more than 16"
+    with open_archive(tmp_path / "bomb.ckpt") as opened, pytest.raises(ModelError, match=message):
+        opened.read(opened.content["t"])
 
 
 def test_other_files(refuse, tmp_path):

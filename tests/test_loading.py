@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import time
 import warnings
 
@@ -16,6 +17,7 @@ from models import random_canvas, tiny_network
 from prepared_text import small_bpe
 from stage import VOCAB, make_llama, make_network, make_tokenizer
 from understudy import load_denoiser, load_judge, load_tokenizer
+from understudy.denoisers.loading import stated_by_config
 from understudy.denoisers.model_set import load_model_set
 from understudy.errors import DataError, ModelError, PairingError
 from understudy.quiet import quiet
@@ -181,6 +183,31 @@ def test_a_hub_name_without_connection_is_one_line_at_once(monkeypatch, error):
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("LocalEntryNotFoundError", "there is no connection"),
+        ("RepositoryNotFoundError", "it is not there, or not for you to see"),
+        ("GatedRepoError", "it asks for access to be granted first"),
+        ("SomethingElse", "a long tale a long tale"),
+    ],
+)
+def test_a_wrong_path_is_told_in_few_words(monkeypatch, kind, reason):
+    error = type(kind, (Exception,), {})("a long\ntale " * 40)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(ModelError) as refused:
+        load_denoiser("runs/heavi")
+    message = str(refused.value)
+    assert message.startswith("'runs/heavi' is no folder here and could not be fetched from the hub (")
+    assert f"({reason}" in message
+    assert len(message) < 200
+
+
 def test_what_is_asked_of_the_hub(monkeypatch, folders):
     asked = []
 
@@ -332,6 +359,27 @@ def test_models_whose_blocks_began_differently_are_refused(folders, tmp_path, to
     alone = load_model_set({"H": tmp_path / "framed", "L": tmp_path / "framed"})
     assert alone.encode_prefix("the")[0] == 0
     assert len(alone.encode_prefix("the")) == 1 + len(load_model_set({"H": paths["H"]}).encode_prefix("the"))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"bos_token_id": 0}, "begin differently .*H: None, L: 0"),
+        ({"mask_token_id": 2}, r"differ in mask id \(H has \d+, L has 2\)"),
+        ({"vocab_size": 300, "mask_token_id": 4}, "differ in "),
+    ],
+)
+def test_what_configurations_say_is_compared_before_weights_are_read(folders, tmp_path, monkeypatch, change, match):
+    shutil.copytree(folders / "denoiser", tmp_path / "other")
+    rewrite(tmp_path / "other", **change)
+
+    def read(folder):
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("understudy.denoisers.families.dit.read_weights", read)
+    paths = {"H": folders / "denoiser", "L": tmp_path / "other"}
+    refuse(load_model_set, paths, error=PairingError, match=match)
+    assert stated_by_config(tmp_path / "nowhere") == {}
 
 
 def test_a_model_without_tokenizer_is_refused(folders):

@@ -1,6 +1,8 @@
 """Models that carry their code: asked for first, shifted or not, heads and tails, shims that are gone afterwards."""
 
 import json
+import os
+import py_compile
 import sys
 
 import numpy as np
@@ -15,6 +17,7 @@ from remote_models import KINDS, KNOWN, LLADA, LONGEST, MASK, TAIL, load_remote,
 from understudy import cli, load_denoiser, sample
 from understudy.conformance import DenoiserConformance
 from understudy.denoisers import Positions
+from understudy.denoisers.model_files import model_sha256
 from understudy.denoisers.model_set import load_model_set
 from understudy.errors import ModelError, PairingError
 from understudy.sampling import SamplingTask
@@ -154,6 +157,38 @@ def test_a_pair_with_other_tails_and_other_code_shares_a_schedule(tmp_path, fold
     assert not torch.allclose(models.denoisers["L"].logits(canvas()), plain_logits(kind, weights, canvas()), atol=1e-2)
     expected = plain_logits(kind, folders[kind][1], canvas())
     torch.testing.assert_close(models.denoisers["H"].logits(canvas()), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_code_in_a_folder_within_is_code_of_its_own(tmp_path, folders):
+    for name in ("one", "other"):
+        weights = save_remote(tmp_path / name, "llada", code=KINDS["llada"].replace("torch.tanh", "torch_of.tanh"))
+        code = (tmp_path / name / "modeling.py").read_text()
+        (tmp_path / name / "modeling.py").write_text(f"from .parts import maths as torch_of\n{code}")
+        (tmp_path / name / "parts").mkdir()
+        function = "tanh" if name == "one" else "sin"
+        (tmp_path / name / "parts" / "maths.py").write_text(f"from torch import {function} as tanh\n")
+    with pytest.raises(ModelError, match=r"\(configuration.py, modeling.py, parts/maths.py\)"):
+        load_denoiser(tmp_path / "one")
+    one, other = (load_remote(tmp_path / name) for name in ("one", "other"))
+    expected = plain_logits("llada", weights, canvas())
+    torch.testing.assert_close(one.logits(canvas()), expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(other.logits(canvas()), expected, atol=1e-2)
+    assert model_sha256(tmp_path / "one") != model_sha256(tmp_path / "other")
+
+
+def test_what_python_kept_of_other_code_is_not_run(tmp_path):
+    # A compiled file with the date and size of the source is what an import takes, whatever the source says.
+    save_remote(tmp_path, "llada")
+    source, witness = tmp_path / "configuration.py", tmp_path / "ran"
+    honest = source.read_text()
+    evil = f"open({str(witness)!r}, 'w')\n{honest}"
+    source.write_text(evil)
+    os.utime(source, (1, 1))
+    py_compile.compile(str(source), doraise=True)
+    source.write_text(honest + "#" * (len(evil) - len(honest)))
+    os.utime(source, (1, 1))
+    load_remote(tmp_path)
+    assert not witness.exists()
 
 
 def test_models_of_two_kinds_can_share_one_schedule(folders):

@@ -1,7 +1,9 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from stage import VOCAB, make_judge, make_pair, make_tokenizer
 from understudy import report, whole_files
 from understudy.errors import DataError, SettingError
 from understudy.evaluation import compare_schedules
+from understudy.metrics import PairedDifference
 from understudy.report.authorship import Run, model_colours, visible, written_runs
 from understudy.report.comparison_table import cost_table, quality_table, summarise
 from understudy.saved_samples import check_texts, read_samples
@@ -29,6 +32,20 @@ def comparison():
         make_pair(TOKENIZER), SCHEDULES, make_judge(TOKENIZER), num_samples=3, length=14, steps=8, seed=1
     )
     return finish(run)[1]
+
+
+@pytest.mark.parametrize(("count", "is_believed"), [(2, False), (7, False), (8, True), (100, True)])
+def test_what_few_samples_resolve_is_not_said(comparison, count, is_believed):
+    entries = tuple(
+        replace(
+            entry, scores=replace(entry.scores, num_samples=count), nll_difference=PairedDifference(0.1, 0.098, 0.102)
+        )
+        for entry in comparison.entries
+    )
+    text = summarise(SimpleNamespace(**{"entries": entries, "reference": entries[0], "temperatures": (1.0,)}))
+    assert ("samples resolve differences of about ±0.002 nats per token" in text) == is_believed
+    assert (f"{count} samples are too few" in text) != is_believed
+    assert "±0.00 " not in text
 
 
 def whole(ids):
@@ -69,7 +86,7 @@ def test_tables_name_every_schedule_and_every_figure(comparison):
     saved = [row[2:6] for row in cost_table(comparison).rows]
     assert saved[0][0] == saved[0][1] == saved[0][3] == "0.0%"
     assert saved[2][0] == "66.7%"  # one block of three
-    assert "3 samples" in summarise(comparison)
+    assert "3 samples are too few for an interval to be believed" in summarise(comparison)
 
 
 def test_within_noise_is_said_where_the_interval_holds_nothing_else(comparison):

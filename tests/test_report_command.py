@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -290,15 +291,19 @@ def run(*arguments):
 def test_the_command_says_where_it_wrote(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ("--title", "A <title>", "--tokenizer", folder.parent / "tokenizer")
-    outcome = run(folder, *options, "--json")
+    results = shutil.copytree(folder, tmp_path / "results")
+    outcome = run("results", *options, "--json")
     assert outcome.exit_code == 0, outcome.output
     document = json.loads(outcome.stdout)
-    assert document["page"] == "report.html"
-    assert document["files"][:2] == ["report.html", "report.md"]
+    assert document["page"] == "results/report.html"
+    assert document["files"][:2] == ["results/report.html", "results/report.md"]
     assert all(Path(name).is_file() for name in document["files"])
-    assert (1, "A <title>") in Page(Path("report.html").read_text(encoding="utf-8")).headings
-    told = run(folder, *options, "--output", "other.html")
+    page = (results / "report.html").read_bytes()
+    assert (1, "A <title>") in Page(page.decode()).headings
+    told = run("results", *options, "--output", "other.html")
     assert told.stdout.splitlines()[:3] == ["Written:", "  other.html", "  other.md"]
+    # The earlier report is no result, and is not listed as something that was not read either.
+    assert Path("other.html").read_bytes() == page
 
 
 def test_what_makes_no_sense_is_one_line(folder, tmp_path, monkeypatch):

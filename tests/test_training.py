@@ -517,6 +517,31 @@ def test_other_settings_are_refused_by_name(tmp_path, memory_data):
         run(config)
 
 
+def test_a_run_stopped_before_its_first_checkpoint_takes_other_settings(tmp_path, memory_data):
+    config = tiny(tmp_path, "cut")
+    other = replace(config, learning_rate=0.02, blocks=3)
+    stopped = train(config)
+    assert [record.step for record in islice(stopped, 2)] == [0, 2]  # the first checkpoint would be at 4
+    stopped.close()
+    records = run(other)
+    assert records[0].notes == ("starts at step 0",)
+    assert json.loads((tmp_path / "cut" / "training.json").read_text())["config"]["learning_rate"] == 0.02
+    logged = [json.loads(line)["step"] for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
+    assert logged == [record.step for record in records[1:]]
+    fresh = replace(other, output=str(tmp_path / "fresh"))
+    run(fresh)
+    assert_same_weights(final_weights(other), final_weights(fresh))
+
+
+def test_settings_of_a_run_with_a_checkpoint_stay(tmp_path, memory_data):
+    config = tiny(tmp_path)
+    stopped = train(config)
+    list(islice(stopped, 3))  # the checkpoint at step 4
+    stopped.close()
+    with pytest.raises(SettingError, match=r"learning_rate was 0\.01, now 0\.02"):
+        run(replace(config, learning_rate=0.02))
+
+
 def test_folder_of_something_else_is_refused(tmp_path, memory_data):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("precious")

@@ -20,6 +20,8 @@ import torch
 
 from understudy.errors import ModelError, one_line
 
+MOST_PICKLED = 2**26  # bytes of a description of objects; a tensor takes some hundred, so that is for 10^5 of them
+
 STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -149,17 +151,19 @@ class TensorArchive:
         if len(members) != 1:
             raise ModelError(f"{path} is a zip archive, but no checkpoint of PyTorch: it has {len(members)} data.pkl")
         self._root = members[0].removesuffix("data.pkl")
-        if f"{self._root}byteorder" in archive.namelist() and archive.read(f"{self._root}byteorder") != b"little":
+        order = f"{self._root}byteorder"
+        if order in archive.namelist() and _read_member(archive, order, MOST_PICKLED) != b"little":
             raise ModelError(f"{path} was written on a machine of another byte order; that is not read")
-        self.content: Any = _InertUnpickler(io.BytesIO(archive.read(members[0]))).load()
+        self.content: Any = _InertUnpickler(io.BytesIO(_read_member(archive, members[0], MOST_PICKLED))).load()
 
     def read(self, tensor: StoredTensor) -> torch.Tensor:
         """Read a tensor onto the CPU. Raises ModelError where its numbers are not there or damaged."""
         storage = tensor.storage
         last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.size, tensor.stride, strict=True))
         with _damage(self.path):
-            content = self._archive.read(f"{self._root}data/{storage.key}")
-            if len(content) != storage.count * storage.dtype.itemsize:
+            expected = storage.count * storage.dtype.itemsize
+            content = _read_member(self._archive, f"{self._root}data/{storage.key}", expected)
+            if len(content) != expected:
                 raise ValueError(f"storage {storage.key} has {len(content)} bytes")
             if math.prod(tensor.size) == 0:
                 return torch.empty(tensor.size, dtype=storage.dtype)
@@ -167,6 +171,17 @@ class TensorArchive:
                 raise ValueError(f"a tensor reaches out of storage {storage.key}")
             flat = torch.frombuffer(bytearray(content), dtype=storage.dtype)
             return flat.as_strided(tensor.size, tensor.stride, tensor.offset).contiguous()
+
+
+def _read_member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """Read a member of at most so many bytes once unpacked, which its entry states and unpacking stops at.
+
+    ValueError for more: a few packed bytes can stand for as many as one likes.
+    """
+    size = archive.getinfo(name).file_size
+    if size > most:
+        raise ValueError(f"{name} would unpack to {size:,} bytes, more than {most:,}")
+    return archive.read(name)
 
 
 @contextmanager

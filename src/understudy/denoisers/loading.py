@@ -15,6 +15,7 @@ from understudy.denoisers.pretrained import pretrained
 from understudy.denoisers.protocol import Denoiser
 from understudy.errors import ModelError
 from understudy.hub import local_folder
+from understudy.tokenizer_files import TOKENIZER_FILES
 
 
 def load_denoiser(
@@ -44,6 +45,19 @@ def load_denoiser(
         f"{path} holds a model of type {source.model_type!r}, which is none of these: "
         f"{'; '.join(family.title for family in FAMILIES)}"
     )
+
+
+def stated_by_config(path: str | Path) -> dict[str, int | None]:
+    """Read what config.json alone settles of a model's `mask_id`, `vocab_size` and `begin_id`, and no weights.
+
+    Empty where it settles nothing, and where there is no such model, which `load_denoiser` says.
+    """
+    try:
+        folder = local_folder(path, TOKENIZER_FILES)
+        source = ModelSource(str(path), folder, read_config(folder), torch.device("cpu"), torch.float32)
+    except ModelError:
+        return {}
+    return next((family.stated(source) for family in FAMILIES if family.recognises(source)), {})
 
 
 def load_judge(path: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu") -> Any:

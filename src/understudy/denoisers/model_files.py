@@ -5,7 +5,9 @@ Weights are read from safetensors only; nothing is unpickled.
 
 import hashlib
 import json
+import os
 from collections.abc import Collection
+from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from understudy.tokenizer_files import TOKENIZER_FILES
 from understudy.whole_files import file_sha256
 
 MODEL_FILES = (*TOKENIZER_FILES, "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
-CODE_FILES = ("*.py",)  # what `trust_remote_code` runs
+CODE_FILES = ("*.py",)  # what is fetched of the code that `trust_remote_code` runs, from folders within too
+IMPORTABLE = tuple(all_suffixes())
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -30,12 +33,27 @@ def model_sha256(path: str | Path, *, revision: str | None = None) -> str:
     """
     folder = local_folder(path, MODEL_FILES, revision=revision)
     digest = hashlib.sha256()
-    for file in (folder / "config.json", *weight_files(folder), *sorted(folder.glob(CODE_FILES[0]))):
+    for file in (folder / "config.json", *weight_files(folder), *code_files(folder)):
         try:
             digest.update(file_sha256(file).encode())
         except OSError as error:
             raise truncated(file, error) from error
     return digest.hexdigest()
+
+
+def code_files(folder: Path) -> list[Path]:
+    """List what an import of the folder's code can reach: Python files, and compiled ones, in it and below.
+
+    Without what lies in `__pycache__`, which `trust_remote_code` does not read.
+    """
+    found = []
+    seen: set[str] = set()
+    for place, names, files in os.walk(folder, followlinks=True):  # as imports do
+        real = os.path.realpath(place)
+        names[:] = [] if real in seen else sorted(name for name in names if name != "__pycache__")
+        found += [Path(place) / file for file in files if real not in seen and file.endswith(IMPORTABLE)]
+        seen.add(real)
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def read_config(folder: Path) -> dict[str, Any]:

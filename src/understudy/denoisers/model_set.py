@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from understudy.denoisers.loading import load_denoiser
+from understudy.denoisers.loading import load_denoiser, stated_by_config
 from understudy.denoisers.model_files import model_sha256
 from understudy.denoisers.protocol import Denoiser
 from understudy.denoisers.remapped import remap
 from understudy.errors import DataError, ModelError, PairingError, PromptError
 from understudy.tokenizer_files import load_tokenizer, tokenizer_difference
 
+PAIRED = {"begin_id": "begin token", "mask_id": "mask id", "vocab_size": "vocabulary size"}
 TAIL = 512  # logits beyond the tokenizer's tokens: a mask token, padding to a round number
 
 
@@ -93,15 +94,12 @@ def load_model_set(
         for path in paths.values():
             load(path)  # what is wrong with a whole folder says more than what is wrong with its tokenizer
         raise
+    # What configurations say is compared before any weights are read, and what was read afterwards.
+    _check_alike({key: stated_by_config(path) for key, path in paths.items()}, can_differ=remap_masks)
     denoisers = {key: load(path) for key, path in paths.items()}
     _check_tokenizer(shared, denoisers)
-    begins = {key: model.begin_id for key, model in denoisers.items()}
-    if len(set(begins.values())) > 1:
-        listed = ", ".join(f"{key}: {begin}" for key, begin in begins.items())
-        raise PairingError(
-            f"the models were trained on blocks that begin differently (begin token {listed}); pair others"
-        )
-    _check_masks(denoisers, can_differ=remap_masks)
+    facts = {key: {name: getattr(model, name) for name in PAIRED} for key, model in denoisers.items()}
+    _check_alike(facts, can_differ=remap_masks)
     descriptions = {key: getattr(model, "description", "") for key, model in denoisers.items()}
     recorded = {key: _recorded(path) for key, path in paths.items()}
     return ModelSet(remap(denoisers) if remap_masks else denoisers, shared, recorded, paths, descriptions)
@@ -131,10 +129,21 @@ def _check_tokenizer(tokenizer: Any, denoisers: Mapping[str, Denoiser]) -> None:
             )
 
 
-def _check_masks(denoisers: Mapping[str, Denoiser], *, can_differ: bool) -> None:
-    for name, what in (("mask_id", "mask id"), ("vocab_size", "vocabulary size")):
-        values = {key: getattr(model, name) for key, model in denoisers.items()}
-        if len(set(values.values())) > 1 and not can_differ:
+def _check_alike(facts: Mapping[str, Mapping[str, int | None]], *, can_differ: bool) -> None:
+    """Compare what is known of each model, by key, under the names in `PAIRED`.
+
+    can_differ: in all but the begin token.
+    """
+    for name, what in PAIRED.items():
+        values = {key: known[name] for key, known in facts.items() if name in known}
+        if len(set(values.values())) < 2:
+            continue
+        if name == "begin_id":
+            listed = ", ".join(f"{key}: {value}" for key, value in values.items())
+            raise PairingError(
+                f"the models were trained on blocks that begin differently (begin token {listed}); pair others"
+            )
+        if not can_differ:
             listed = ", ".join(f"{key} has {value}" for key, value in values.items())
             raise PairingError(
                 f"the models share a tokenizer but differ in {what} ({listed}); "

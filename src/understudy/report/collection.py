@@ -22,6 +22,7 @@ T = TypeVar("T")
 SAMPLES = "samples"
 READERS: dict[str, Callable[[Path], Any]] = {
     importance_record.FORMAT: Importance.load,
+    importance_record.WITHOUT_HALVES: Importance.load,
     plan_record.FORMAT: Plan.load,
     search_record.FORMAT: SearchResult.load,
     evaluation.FORMAT: load_scores,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from understudy.report.authorship import model_colours
 from understudy.report.canvas import GRID, INK, clean, new_figure, png_bytes
 from understudy.report.compared import Compared, ComparedEntry
+from understudy.report.label_places import NamedBar, place_names
 from understudy.report.strips import draw_strip, role
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def render_comparison(comparison: Compared) -> bytes:
     quality, strips = figure.subplots(1, 2, width_ratios=(1.15, 1))
     (_draw_quality if len(comparison.temperatures) == 1 else draw_frontier)(quality, comparison)
     _draw_strips(strips, comparison)
+    if len(comparison.temperatures) == 1:
+        _name_points(quality, comparison)
     return png_bytes(figure)
 
 
@@ -32,7 +35,7 @@ def _draw_quality(axes: "Axes", comparison: Compared) -> None:
     low, high = min(a for a, _ in heights), max(b for _, b in heights)
     axes.axhline(comparison.reference.scores.gen_ppl, color=GRID, linewidth=1.2, zorder=0)
     for entry in entries:
-        _draw_point(axes, entry, entry.relative_cost + _shift(entry, entries), _is_above(entry, entries))
+        _draw_point(axes, entry, entry.relative_cost + _shift(entry, entries))
     costs = [entry.relative_cost for entry in entries]
     spread = max(0.1, max(costs) - min(costs))
     axes.set_xlim(min(costs) - 0.16 * spread, max(costs) + 0.16 * spread)
@@ -102,28 +105,21 @@ def _shift(entry: ComparedEntry, entries: tuple[ComparedEntry, ...]) -> float:
     return (cluster.index(entry) - (len(cluster) - 1) / 2) * DODGE
 
 
-def _is_above(entry: ComparedEntry, entries: tuple[ComparedEntry, ...]) -> bool:
-    """Whether a label stands above its bar: where the neighbour in cost is the better one, and so lies below."""
-    others = [other for other in entries if other is not entry]
-    nearest = min(others, key=lambda other: abs(other.relative_cost - entry.relative_cost), default=entry)
-    return entry.scores.gen_ppl >= nearest.scores.gen_ppl
+def _name_points(axes: "Axes", comparison: Compared) -> None:
+    """Write each schedule's name beside its point, the best first, so that it has the first pick of places."""
+    entries = comparison.entries
+    bars = [
+        NamedBar(entry.name, entry.relative_cost + _shift(entry, entries), entry.scores.gen_ppl, *_bounds(entry))
+        for entry in sorted(entries, key=lambda entry: entry.scores.gen_ppl)
+    ]
+    place_names(axes, bars)
 
 
-def _draw_point(axes: "Axes", entry: ComparedEntry, cost: float, is_above: bool) -> None:
+def _draw_point(axes: "Axes", entry: ComparedEntry, cost: float) -> None:
     low, high = _bounds(entry)
     ppl = entry.scores.gen_ppl
     axes.errorbar(
         cost, ppl, yerr=[[ppl - low], [high - ppl]], fmt="o", color=INK, markersize=7, capsize=3, elinewidth=1.4
-    )
-    axes.annotate(
-        entry.name,
-        (cost, high if is_above else low),
-        xytext=(0, 6 if is_above else -6),
-        textcoords="offset points",
-        ha="center",
-        va="bottom" if is_above else "top",
-        fontsize=9.5,
-        color=INK,
     )
 
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from understudy.metrics import PairedDifference
 from understudy.report.compared import Compared, ComparedEntry
 
+FEW_SAMPLES = 8
+"""Of fewer, a bootstrap interval says too little: of two it holds the truth half of the time at best."""
+
 
 @dataclass(frozen=True)
 class TextTable:
@@ -110,8 +113,13 @@ def summarise(comparison: Compared) -> str:
     judged += [f"{_joined(apart)} than {reference.name}"] if apart else []
     widths = [(e.nll_difference.high - e.nll_difference.low) / 2 for e in others if e.nll_difference is not None]
     verdict = "; ".join(judged)
+    if num_samples < FEW_SAMPLES:
+        return (
+            f"{verdict[0].upper()}{verdict[1:]}, but {num_samples} samples are too few for an interval to be believed, "
+            f"however narrow it comes out; take {FEW_SAMPLES} or more to compare."
+        )
     return (
-        f"{verdict[0].upper()}{verdict[1:]}. {num_samples} samples resolve differences of about ±{max(widths):.2f} "
+        f"{verdict[0].upper()}{verdict[1:]}. {num_samples} samples resolve differences of about ±{max(widths):.2g} "
         "nats per token here: within noise means not told apart, not equal, and more samples tell more apart."
     )
 

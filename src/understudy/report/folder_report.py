@@ -41,17 +41,23 @@ PURPOSES = {
 
 
 def write_report(
-    folder: str | Path, output: str | Path, *, title: str | None = None, tokenizer: str | Path | None = None
+    folder: str | Path,
+    output: str | Path | None = None,
+    *,
+    title: str | None = None,
+    tokenizer: str | Path | None = None,
 ) -> list[Path]:
     """Report on the files of a folder (`collect`), and give the paths written: page, Markdown, pictures.
 
-    output: of the page, such as report.html; report.md and the folder report-files go beside it. title: of the page.
-    tokenizer: folder or hub id of what reads the ids of samples, to colour their texts; the bundled one unless given.
+    output: of the page; the same name with .md, and the folder NAME-files, go beside it; report.html in the folder
+    unless given. An earlier report there is no result and does not count. title: of the page. tokenizer: folder or hub
+    id of what reads the ids of samples, to colour their texts; the bundled one unless given.
     Without matplotlib (`can_draw`) there are no pictures. All is made before the first file is written; SettingError
     where `output` does not end in .html, DataError where a file of the folder is damaged or the disk refuses.
     """
-    page, markdown, pictures = report_paths(output)
-    found = collect(folder, leave_out=(page, markdown, pictures))
+    usual = report_paths(Path(folder) / "report.html")
+    page, markdown, pictures = usual if output is None else report_paths(output)
+    found = collect(folder, leave_out=(page, markdown, pictures, *usual))
     check_folder(page.parent)
     report = make_report(found, title=title, tokenizer=tokenizer)
     contents = {pictures / f"{picture.name}.png": picture.png for picture in report.pictures}

@@ -28,13 +28,14 @@ def render_importance(importance: Importance) -> bytes:
         panels += [lambda axes: _draw_sequences(axes, held_out, importance.reference, colours)]
     if importance.paths:
         panels += [lambda axes: _draw_paths(axes, importance.paths, importance.reference, colours)]
-    figure = new_figure((4.6 * len(panels) + 0.6, 4.3))
+    figure = new_figure((4.6 * len(panels) + 0.6, 4.7))
     for axes, draw in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         draw(axes)
         axes.set_xlim(1, 0)
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         axes.set_xticks([1, 0.75, 0.5, 0.25, 0], ["t = 1\nall masked", "0.75", "0.5", "0.25", "t = 0\nclean"])
-        axes.legend(frameon=False, fontsize=8.5)
+        # Below, where it can lie on no curve and on no line.
+        axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(0, -0.15), borderaxespad=0)
         clean(axes)
     return png_bytes(figure)
 

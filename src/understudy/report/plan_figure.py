@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from understudy.planning import Plan, Prediction
 from understudy.report.authorship import model_colours
 from understudy.report.canvas import INK, PAPER, clean, new_figure, png_bytes
+from understudy.schedule import ModelSchedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
 MUTED, ACCENT = "#9AA1AA", "#B3344C"
 MARKERS = {"sandwich": "s", "first": "<", "last": ">", "middle": "^", "interleaved": "D"}
 LABEL_HEIGHT = 0.062  # of the axes; labels stand at least so far apart
+LETTER_WIDTH = 0.016  # of the axes, at most
+MOST_LETTERS = 16  # of a schedule in the title
 COSTS = {
     "blocks": "nominal FLOPs saved, blocks only",
     "head": "nominal FLOPs saved, with head",
@@ -34,20 +39,24 @@ def render_plan(plan: Plan) -> bytes:
 def _draw_trade(axes: "Axes", plan: Plan) -> None:
     """Path KL against the share saved: frontier, plan and named rules; all of the frontier small, where it is cut."""
     saved, path_kl = ([getattr(entry, name) for entry in plan.frontier] for name in ("saved", "path_kl"))
-    axes.plot(saved, path_kl, color=INK, linewidth=1.6, zorder=1)
     marks = [plan.prediction, *plan.named]
     right, top = _view(plan, marks)
+    is_cut = right < max(saved)
+    # What lies behind the marks is where their names go; all of it is in the small picture.
+    end = max(entry.saved for entry in marks) + 0.03 * right if is_cut else max(saved)
+    shown = [*(share for share in saved if share < end), end]
+    axes.plot(shown, np.interp(shown, saved, path_kl), color=INK, linewidth=1.6, zorder=1)
     axes.set_xlim(-0.02 * right, right)
     axes.set_ylim(-0.03 * top, top)
     for entry in marks:
         _mark(axes, entry, is_plan=entry is plan.prediction)
-    _label_marks(axes, marks, right, top)
+    _label_marks(axes, marks, right, top, None if is_cut else (saved, path_kl))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlabel(COSTS[plan.convention])
     axes.set_ylabel("predicted path KL, nats a sequence (± 1 s.e.)")
     axes.set_title("Divergence against saving: frontier, plan and rules", loc="left", fontsize=10.5)
     clean(axes)
-    if right < max(saved):
+    if is_cut:
         inset = axes.inset_axes((0.09, 0.62, 0.42, 0.33))
         inset.plot(saved, path_kl, color=INK, linewidth=1.2)
         inset.plot(plan.prediction.saved, plan.prediction.path_kl, "*", color=ACCENT, markersize=9)
@@ -80,23 +89,39 @@ def _view(plan: Plan, marks: Sequence[Prediction]) -> tuple[float, float]:
     right = max(most, 1e-3) * (1.65 if is_long else 1.45)
     if right >= whole or most < 0.02 * whole:
         right, highest = max(1.06 * whole, 1.06 * most), max(highest, *(entry.path_kl for entry in plan.frontier))
+        # Names stand above the frontier, and so need room above the marks.
+        room = 1 - min(len(marks) * LABEL_HEIGHT, 0.5)
+        highest = max(highest, min(entry.path_kl for entry in marks) / room / 1.12)
     return right, 1.12 * highest if highest > 0 else 1.0
 
 
-def _label_marks(axes: "Axes", marks: Sequence[Prediction], right: float, top: float) -> None:
+def _label_marks(
+    axes: "Axes",
+    marks: Sequence[Prediction],
+    right: float,
+    top: float,
+    line: tuple[Sequence[float], Sequence[float]] | None,
+) -> None:
     """Name every mark in a column beside it, lines leading there, so far apart that all can be read.
 
-    The column is to the right where there is room, and else to the left, where a convex frontier lies below it.
+    line: the frontier where it goes on behind the marks, which the names stay above. The column is to the right where
+    there is room, and else to the left, where a rising frontier is lower.
     """
     ordered = sorted(marks, key=lambda entry: entry.path_kl)
-    heights = _spread([entry.path_kl / (1.03 * top) + 0.03 for entry in ordered], LABEL_HEIGHT)
     costs = [entry.saved for entry in marks]
-    is_right = max(costs) < 0.75 * right
+    is_right = max(costs) < (0.75 if line is None else 0.4) * right
     column = max(costs) + 0.07 * right if is_right else min(costs) - 0.07 * right
+    lowest = 0.0
+    if line is not None:
+        widest = max(len(_name(entry)) for entry in marks) * LETTER_WIDTH * right
+        beside = np.linspace(column, column + widest if is_right else column - widest, 50)
+        lowest = min(float(np.interp(beside, *line).max()) / (1.03 * top) + 0.03, 0.8)
+    least = min(LABEL_HEIGHT, (1 - lowest) / len(ordered))
+    heights = _spread([entry.path_kl / (1.03 * top) + 0.03 for entry in ordered], least, lowest)
     for entry, height in zip(ordered, heights, strict=True):
         is_plan = entry is marks[0]
         axes.annotate(
-            f"{entry.name}  {entry.path_kl:.3g}",
+            _name(entry),
             (entry.saved, entry.path_kl),
             xytext=(column, (height - 0.03) * 1.03 * top),
             va="center",
@@ -117,21 +142,25 @@ def _label_marks(axes: "Axes", marks: Sequence[Prediction], right: float, top: f
         )
 
 
-def _spread(places: Sequence[float], least: float) -> list[float]:
-    """Move ascending places in [0, 1] apart to a least distance, as groups about their means, and keep them inside."""
+def _name(entry: Prediction) -> str:
+    return f"{entry.name}  {entry.path_kl:.3g}"
+
+
+def _spread(places: Sequence[float], least: float, lowest: float = 0.0) -> list[float]:
+    """Move ascending places apart to a least distance, as groups about their means, and keep them in [lowest, 1]."""
     groups: list[list[float]] = []
     for place in places:
         groups.append([place])
-        while len(groups) > 1 and _bounds(groups[-2], least)[1] + least > _bounds(groups[-1], least)[0]:
+        while len(groups) > 1 and _bounds(groups[-2], least, lowest)[1] + least > _bounds(groups[-1], least, lowest)[0]:
             last = groups.pop()
             groups[-1] += last
-    return [_bounds(group, least)[0] + least * index for group in groups for index in range(len(group))]
+    return [_bounds(group, least, lowest)[0] + least * index for group in groups for index in range(len(group))]
 
 
-def _bounds(group: Sequence[float], least: float) -> tuple[float, float]:
+def _bounds(group: Sequence[float], least: float, lowest: float) -> tuple[float, float]:
     """Where the first and last of a group stand."""
     extent = least * (len(group) - 1)
-    start = min(max(sum(group) / len(group) - extent / 2, least / 2), 1 - least / 2 - extent)
+    start = min(max(sum(group) / len(group) - extent / 2, lowest + least / 2), 1 - least / 2 - extent)
     return start, start + extent
 
 
@@ -161,7 +190,7 @@ def _draw_curve(axes: "Axes", plan: Plan) -> None:
     axes.set_ylim(0, 1.08 * max((max(values) for values in plan.curve.divergence.values()), default=1.0) or 1.0)
     axes.set_xlabel("step, from all masked to clean")
     axes.set_ylabel("divergence, nats a sequence and step (smoothed)")
-    axes.set_title(f"Where the models differ, and the plan {_short(str(schedule))}", loc="left", fontsize=10.5)
+    axes.set_title(f"Where the models differ, and {_short(schedule)}", loc="left", fontsize=10.5)
     axes.legend(
         handles=[*lines, *patches],
         loc="upper center",
@@ -173,6 +202,7 @@ def _draw_curve(axes: "Axes", plan: Plan) -> None:
     clean(axes)
 
 
-def _short(text: str) -> str:
-    """As much of a schedule as a title holds."""
-    return text if len(text) <= 32 else text[:31] + "…"
+def _short(schedule: ModelSchedule) -> str:
+    """The plan, as far as a title holds it."""
+    text = str(schedule)
+    return f"the plan {text}" if len(text) <= MOST_LETTERS else f"a plan of {len(schedule.segments)} runs"

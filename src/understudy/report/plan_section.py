@@ -40,7 +40,8 @@ def _facts(plan: Plan) -> str:
     if settings.get("condition"):
         parts.append(f"condition {settings['condition']}")
     if settings.get("analysed_samples") is not None:
-        parts.append(f"from {settings['analysed_samples']} trajectories of {plan.keys[0]}")
+        halves = "" if settings.get("judging_samples") is None else ", half to choose by and half to predict from"
+        parts.append(f"from {settings['analysed_samples']} trajectories of {plan.keys[0]}{halves}")
     exact = "exact" if plan.is_exact else f"not proven best: no schedule is below {plan.lower_bound:.4g} nats"
     return ", ".join([*parts, f"costs in {plan.unit}", exact])
 
@@ -52,6 +53,13 @@ def _reading(plan: Plan) -> tuple[str, ...]:
         f"predicted path KL of {_figures(entry)}."
     )
     return (first, *_against_rules(plan), plan.certificate.sentence)
+
+
+def _origin(plan: Plan) -> str:
+    """Where the predictions come from."""
+    if plan.certificate.chosen_on is not None:
+        return "from others than the plan was chosen by"
+    return "what the plan was chosen by in part, so it flatters the plan a little"
 
 
 def _against_rules(plan: Plan) -> tuple[str, ...]:
@@ -97,6 +105,6 @@ def _table(plan: Plan) -> TextTable:
         "The plan and the rules with a name, at one budget",
         tuple(columns),
         tuple(rows),
-        "Path KL: predicted, nats a sequence, ± one standard error over trajectories; what the plan was chosen by in "
-        "part, so it flatters the plan a little. FLOPs saved are expectations.",
+        f"Path KL: predicted, nats a sequence, ± one standard error over trajectories; {_origin(plan)}. FLOPs saved "
+        "are expectations.",
     )

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from understudy.report.authorship import model_colours
 from understudy.report.canvas import GRID, INK, PAPER, clean, new_figure, png_bytes, write_picture
-from understudy.report.search_reading import shown_ranks
+from understudy.report.search_reading import short_schedule, shown_ranks
 from understudy.search import SearchEntry, SearchResult
 
 if TYPE_CHECKING:
@@ -104,8 +104,13 @@ def _label_cell(axes: "Axes", entry: SearchEntry, places: tuple[int, int], *, is
 
 def _frame_triangle(axes: "Axes", result: SearchResult, key: str, count: int) -> None:
     best = result.entry(result.reference)
-    notes = ["▭  solid: lowest; dashed: within noise of it", "★  the planner's choice"]
-    notes = notes if result.planner is not None else notes[:1]
+    is_best_a_cell = any(entry.rank == 1 and "space" in entry.origins for entry in result.entries)
+    lowest = (
+        "solid: lowest; dashed: within noise of it" if is_best_a_cell else "dashed: within noise of rank 1, no cell"
+    )
+    notes = [f"▭  {lowest}"]
+    if result.planner is not None:
+        notes.append(_planner_note(result))
     if any(entry.dropped for entry in result.ranked):
         notes.append("n  samples, where halving dropped it")
     notes.append(f"±  half of the 95 % interval, {best.num_samples} samples, paired")
@@ -121,6 +126,16 @@ def _frame_triangle(axes: "Axes", result: SearchResult, key: str, count: int) ->
     heading = f"Two of {count} segments of {length} steps by {key}, the others by {result.models[0]}"
     axes.set_title(heading, loc="left", fontsize=10.5, color=INK)
     clean(axes)
+
+
+def _planner_note(result: SearchResult) -> str:
+    """What the star is, or where the planner's choice is no cell, how it did."""
+    entry = next(entry for entry in result.entries if _is_planner(entry, result))
+    if entry.segments is not None and "space" in entry.origins:
+        return "★  the planner's choice"
+    paired = entry.nll_difference
+    figures = f"{_signed(paired.difference)} ±{(paired.high - paired.low) / 2:.3f}"
+    return f"No cell is the planner's choice, {short_schedule(entry.schedule)}:\n     {figures}"
 
 
 def _signed(value: float) -> str:
@@ -162,7 +177,7 @@ def _rows(result: SearchResult, shown: list[SearchEntry]) -> list[float]:
 def _rows_title(result: SearchResult) -> str:
     hidden = len(result.ranked) - MAX_ROWS
     more = f"; {hidden} worse ones are not shown" if hidden > 0 else ""
-    star = "; ★: the planner's choice" if result.planner is not None else ""
+    star = "; ★: the planner's choice" if any(_is_planner(entry, result) for entry in _shown(result)) else ""
     return f"Schedules in order, shaded alike where tied{star}{more}"
 
 

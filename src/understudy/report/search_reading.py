@@ -39,7 +39,25 @@ def _best(result: SearchResult) -> str:
     which = f"all {tied}" if tied == len(others) else f"{tied} of {len(others)}"
     verb = "cannot be told from it: within noise, which does not mean equal" if tied > 1 else "cannot be told from it"
     which_others = f"{which} other{'s' if len(others) > 1 else ''}"
-    return f"First is {short_schedule(best.schedule)}, {figures}, but {which_others} {verb}.{_dullness(best)}"
+    first = f"First is {short_schedule(best.schedule)}, {figures}, but {which_others} {verb}."
+    return f"{first}{_beyond_tie(best, tied)}{_dullness(best)}"
+
+
+def _beyond_tie(best: SearchEntry, tied: int) -> str:
+    """Where those stand that cannot be told from the best, unless its tie, which its rank shows, is all of them.
+
+    A tie ends before the first that can be told; of those behind it some may still be within noise.
+    """
+    end = tied + 1 if best.rank_range is None else best.rank_range[1]
+    beyond = tied + 1 - end
+    if not beyond:
+        return ""
+    if end == 1:
+        return f" {'It stands' if beyond == 1 else 'They stand'} behind rank 2, which can be told."
+    return (
+        f" They are its tie, rank{'s' if end > 2 else ''} {_range((2, end))}, and {beyond} further down, behind rank "
+        f"{end + 1}, which can be told."
+    )
 
 
 def _dullness(best: SearchEntry) -> str:

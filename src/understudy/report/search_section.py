@@ -40,7 +40,8 @@ def _table(result: SearchResult) -> TextTable:
     columns += ["path KL, predicted"] if has_prediction else []
     note = (
         f"Differences are to {result.reference}, in nats a token, and of entropy in nats; 95 % bootstrap over samples, "
-        "paired. A range of ranks is a tie: none in it is told from its first. – : of another cost, so not ranked."
+        "paired. A range of ranks is a tie: none in it is told from its first, and the one behind it is; others "
+        "further down may not be. – : of another cost, so not ranked."
     )
     note += f" {hidden} more schedules are in the file." if hidden > 0 else ""
     rows = tuple(_row(entry, result, has_prediction) for entry in shown)

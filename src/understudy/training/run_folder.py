@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from understudy.checkpoint import checkpoint_folders
 from understudy.denoisers.model_files import model_sha256
 from understudy.environment import versions
 from understudy.errors import ModelError, SettingError, one_line
@@ -55,7 +56,8 @@ class RunFolder:
     def check(self, config: TrainingConfig) -> None:
         """SettingError unless the folder is new, empty, or of a run with these settings, data and models.
 
-        The model that training begins with may lie in it.
+        A run that was stopped before its first checkpoint has nothing to go on from, so that its settings do not count.
+        The model that training begins with may lie in the folder.
         """
         run = self.path / RUN_FILE
         if not run.is_file():
@@ -63,6 +65,8 @@ class RunFolder:
                 raise SettingError(f"{str(self.path)!r} holds something else: give a new or empty folder as output")
             return
         content = self._read()
+        if not content.get("finished") and not checkpoint_folders(self.checkpoints):
+            return
         there = TrainingConfig.from_json(content.get("config", {}))
         changes = [f"{n} was {getattr(there, n)!r}, now {getattr(config, n)!r}" for n in there.differences(config)]
         if content.get("data") != self.data_record:

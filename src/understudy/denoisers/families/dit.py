@@ -18,6 +18,14 @@ class TrainedHere:
         """By its `model_type`."""
         return source.model_type == DiTConfig.model_type
 
+    def stated(self, source: ModelSource) -> dict[str, int | None]:
+        """All of it; nothing where the configuration is damaged, which `load` says."""
+        try:
+            config = DiTConfig.from_dict(dict(source.config))
+        except (SettingError, TypeError, ValueError):
+            return {}
+        return {"mask_id": config.mask_token_id, "vocab_size": config.vocab_size, "begin_id": config.bos_token_id}
+
     def load(self, source: ModelSource) -> DiTDenoiser:
         """Read the network strictly."""
         try:

@@ -48,6 +48,10 @@ class Family(Protocol):
         """Whether a folder holds a model of this family, from its configuration alone."""
         ...
 
+    def stated(self, source: ModelSource) -> dict[str, int | None]:
+        """What `mask_id`, `vocab_size` and `begin_id` of the denoiser will be, as far as config.json settles it."""
+        ...
+
     def load(self, source: ModelSource) -> Denoiser:
         """Load it. Raises ModelError for weights that do not fit, DataError for a tokenizer that is needed and bad."""
         ...

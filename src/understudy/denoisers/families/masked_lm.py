@@ -26,6 +26,10 @@ class MaskedLM:
 
         return source.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and "auto_map" not in source.config
 
+    def stated(self, source: ModelSource) -> dict[str, int | None]:
+        """Nothing: the tokenizer has the last word on all of it."""
+        return {}
+
     def load(self, source: ModelSource) -> FramedDenoiser:
         """Load network and tokenizer, and work out the frame, the mask and the tokens that are never drawn."""
         tokenizer = load_tokenizer(source.folder)

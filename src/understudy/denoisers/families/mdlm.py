@@ -56,6 +56,12 @@ class PublishedMDLM:
         kind = (source.model_type or "").lower()
         return kind == "duo" or (kind == "mdlm" and any(name in source.config for name in ("n_blocks", "hidden_dim")))
 
+    def stated(self, source: ModelSource) -> dict[str, int | None]:
+        """Each of them that the configuration names."""
+        names = {"mask_id": "mask_token_id", "vocab_size": "vocab_size", "begin_id": "bos_token_id"}
+        named = {what: source.config.get(name) for what, name in names.items()}
+        return {what: value for what, value in named.items() if isinstance(value, int)}
+
     def load(self, source: ModelSource) -> DiTDenoiser:
         """Read the network strictly; its tokenizer, where the folder holds one, says which token is the mask."""
         network = read_published(source)

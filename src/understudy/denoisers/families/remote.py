@@ -73,6 +73,11 @@ class RemoteModel:
             kind_of(source) is not None or _blockwise(source) is not None
         )
 
+    def stated(self, source: ModelSource) -> dict[str, int | None]:
+        """The mask, where the configuration names it; the vocabulary is cut to what the tokenizer knows."""
+        mask_id = source.config.get("mask_token_id")
+        return {"mask_id": mask_id} if isinstance(mask_id, int) else {}
+
     def load(self, source: ModelSource) -> FramedDenoiser:
         """Let the folder's code build the network, fill it, and try it on three masks."""
         if (architecture := _blockwise(source)) is not None:

@@ -6,6 +6,7 @@ was written for another one. Nothing is unpickled.
 
 import hashlib
 import importlib
+import os
 import re
 import sys
 import types
@@ -19,7 +20,7 @@ from torch import nn
 
 from understudy.denoisers.families.family import ModelSource
 from understudy.denoisers.families.remote_shims import mend_network, shims
-from understudy.denoisers.model_files import CODE_FILES, check_fit, read_weights
+from understudy.denoisers.model_files import check_fit, code_files, read_weights
 from understudy.errors import ModelError, one_line
 from understudy.quiet import quiet
 
@@ -57,16 +58,12 @@ def remote_network(source: ModelSource, auto_class: str) -> Any:
 def check_trust(source: ModelSource) -> None:
     """ModelError unless the code may run; it says which files that would be."""
     if not source.runs_code:
-        files = ", ".join(path.name for path in code_files(source.folder)) or "*.py, not fetched yet"
+        found = (path.relative_to(source.folder).as_posix() for path in code_files(source.folder))
+        files = ", ".join(found) or "*.py, not fetched yet"
         raise ModelError(
             f"{source.name}, a model of type {source.model_type!r}, needs code of its own ({files}); "
             "read it, then let it run with trust_remote_code=True (--trust-remote-code)"
         )
-
-
-def code_files(folder: Path) -> list[Path]:
-    """List the Python files of a folder, which its code is in."""
-    return sorted(path for pattern in CODE_FILES for path in folder.glob(pattern))
 
 
 def _load_class(folder: Path, reference: str) -> Any:
@@ -90,7 +87,8 @@ def _package(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     for path in code_files(folder):
-        digest.update(f"{path.name}\0{len(path.read_bytes())}\0".encode() + path.read_bytes())
+        name, content = path.relative_to(folder).as_posix(), path.read_bytes()
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
     name = f"understudy_remote_{digest.hexdigest()[:16]}"
     package = sys.modules.setdefault(name, types.ModuleType(name))
     package.__path__ = [str(folder)]  # where the same code was before may be gone
@@ -99,12 +97,13 @@ def _package(folder: Path) -> str:
 
 @contextmanager
 def _no_bytecode() -> Iterator[None]:
-    """Leave no `__pycache__` in a model's folder."""
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    """Leave no `__pycache__` in a model's folder, and read none: what it holds need not be what the files say."""
+    before = sys.dont_write_bytecode, sys.pycache_prefix
+    sys.dont_write_bytecode, sys.pycache_prefix = True, os.devnull  # no folder, so nothing is found below it
     try:
         yield
     finally:
-        sys.dont_write_bytecode = before
+        sys.dont_write_bytecode, sys.pycache_prefix = before
 
 
 @contextmanager
