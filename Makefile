@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 		|| { echo "Understudy needs Python 3.11 or newer; try make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,ray,dev]'
 	@touch $@
 
 $(OLD_STAMP): pyproject.toml constraints-4.txt

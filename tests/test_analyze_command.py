@@ -50,7 +50,7 @@ def test_one_document_a_file_and_a_figure(call, tmp_path, text):
     outcome = call("--data", text, "--output", "i.json", "--figure", "i.png", "--prefix-length", 4, "--json")
     assert outcome.exit_code == 0, outcome.exception
     document = json.loads(outcome.stdout)
-    assert document["format"] == "understudy-importance-1"
+    assert document["format"] == "understudy-importance-2"
     assert Importance.load(tmp_path / "i.json").to_dict() == document
     assert [path["name"] for path in document["paths"]] == ["unconditional", "prefix 4"]
     assert (tmp_path / "i.png").read_bytes().startswith(b"\x89PNG")
@@ -66,15 +66,15 @@ def test_two_runs_give_one_answer_and_a_table(call, text):
 
 def test_what_was_measured_before_a_stop_is_kept(call, tmp_path, text, monkeypatch):
     whole = call("--data", text, "--output", "whole.json", "--json")
-    from understudy.importance import analysis
+    from understudy.importance import units
 
     with monkeypatch.context() as patch:
-        patch.setattr(analysis, "measure_chunk", lambda *arguments, **options: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(units, "measure_chunk", lambda *arguments, **options: (_ for _ in ()).throw(KeyboardInterrupt))
         call("--data", text, "--output", "cut.json")
     assert (tmp_path / "cut.json.partial.jsonl").exists()
     assert not (tmp_path / "cut.json").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(analysis, "block_sums", None)  # it is not called again
+        patch.setattr(units, "block_sums", None)  # it is not called again
         cut = call("--data", text, "--output", "cut.json", "--json")
     first, second = (json.loads(outcome.stdout) for outcome in (whole, cut))
     assert first["held_out"] == second["held_out"]

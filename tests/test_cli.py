@@ -362,7 +362,7 @@ def test_wrong_option_is_one_line(sample, stage, tmp_path, options, message):
 WRONG_MODELS = {
     "missing folder": ("/nowhere/heavy", "there is no folder '/nowhere/heavy'.*check the path"),
     "file instead of a folder": ("{heavy}/config.json", "there is no .*folder.*config.json"),
-    "name that is not here": ("nobody/nothing", "'?nobody/nothing'? is no folder here .*check the path, the name"),
+    "name that is not here": ("nobody/nothing", "'?nobody/nothing'? is no folder here .*check the path or the name"),
     "no config.json": ("{configless}", "has no readable config.json.*is it a model folder"),
     "senseless config.json": ("{strange}", "config.json.* hidden_size is 'wide'; it must be"),
     "no weights": ("{weightless}", "has no model.safetensors"),

@@ -73,6 +73,17 @@ def test_ancestral_is_the_default(document):
     assert plain["decoding"] == "ancestral"
 
 
+def test_a_threshold_is_held_against_one_token_a_pass(document, sample):
+    options = ("--decoding", "low_confidence", "--threshold", 1e-9)  # one pass
+    shown = document(*options)
+    assert (shown["steps"], shown["nfe"]) == (16, {"H": 1})
+    # A pass that reveals every position is a dense one; the lazy last block saves nothing then.
+    assert shown["flops"]["executed_saved"] == pytest.approx(15 / 16)
+    text = " ".join(sample(*options)[1].split())
+    assert "saved against 16 dense heavy steps" in text
+    assert "threshold 1e-09: passes are as many as the models' certainty takes, not the steps" in text
+
+
 @pytest.mark.parametrize("rule", ["random", "low_confidence", "entropy"])
 def test_default_is_no_more_steps_than_tokens(document, rule):
     assert document("--decoding", rule)["steps"] == 16
@@ -82,7 +93,6 @@ def test_default_is_no_more_steps_than_tokens(document, rule):
 
 def test_default_is_as_ever_where_steps_and_tokens_have_nothing_to_do_with_each_other(document):
     assert document("--decoding", "first_hitting")["steps"] == 256
-    assert document("--decoding", "low_confidence", "--threshold", 0.5)["steps"] == 256
 
 
 def test_help_names_every_rule():

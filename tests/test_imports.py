@@ -16,7 +16,7 @@ from understudy.cli import COMMANDS
 
 ROOT = Path(understudy.__file__).parent
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
-HEAVY = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "matplotlib")
+HEAVY = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "matplotlib", "ray")
 
 # Every row may import from the rows above it, and from its own package; modules of one row know nothing of each other.
 LAYERS = (
@@ -25,11 +25,13 @@ LAYERS = (
     ("reveal", "hub"),
     ("flops", "tokenizer_files"),
     ("denoisers",),
-    ("sampling",),
+    ("sampling", "work"),
     ("metrics", "saved_samples", "costs", "checkpoint", "data", "importance", "prompts", "conformance"),
     ("training", "evaluation", "planning"),
     ("search", "lightening"),
     ("report", "demo"),
+    ("server",),
+    ("studio", "cluster"),
     ("cli",),
     ("__main__", "harness"),
 )

@@ -164,6 +164,22 @@ def test_a_picture_that_cannot_be_is_noticed_before_the_work(call, monkeypatch):
     assert "pictures need matplotlib: pip install 'understudy[plot]'" in err
 
 
+@pytest.mark.parametrize("option", ["--output", "--figure"])
+@pytest.mark.parametrize("verb", ["plan", "analyze", "search"])
+def test_a_place_that_cannot_be_written_is_noticed_before_anything_is_loaded(monkeypatch, capsys, verb, option):
+    for room in ("importance", "planning", "search", "denoisers.model_set"):
+        monkeypatch.setitem(sys.modules, f"understudy.{room}", None)  # an import would be another error
+    places = {"--output": "here.json", "--figure": "here.png"}
+    places[option] = "gone/" + places[option]
+    words = [*(word for place in places.items() for word in place)]
+    words += ["--importance", "i.json", "--light-steps", "1"] if verb == "plan" else []
+    monkeypatch.setattr(sys, "argv", ["understudy", verb, *words])
+    with pytest.raises(SystemExit) as leave:
+        cli.main()
+    assert leave.value.code == 2
+    assert "there is no folder 'gone'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_are_one_line(call, name):
     options, message = MISTAKES[name]

@@ -56,6 +56,8 @@ def test_json_is_one_document_and_the_folder_a_model(tmp_path, blocks, objective
     assert [line["step"] for line in lines] == [2, 3, 4, 6]
     assert len(lines[-1]["samples"]) == 2
     assert "step 6: validation" in result.stderr
+    told = [line for line in result.stderr.splitlines() if ": loss " in line]
+    assert [line.split(":")[0] for line in told] == ["step 2/6", "step 3/6", "step 4/6", "step 6/6"]
 
 
 def test_second_call_says_that_it_is_finished(tmp_path, blocks):

@@ -19,9 +19,11 @@ from understudy.cli.flops import flops_command
 from understudy.cli.make_light import make_light_command
 from understudy.cli.plan import plan_command
 from understudy.cli.prepare import prepare_command
+from understudy.cli.ray_options import complete_ray
 from understudy.cli.report import report_command
 from understudy.cli.sample import sample_command
 from understudy.cli.search import search_command
+from understudy.cli.serve import serve_command
 from understudy.cli.train import train_command
 from understudy.errors import UnderstudyError
 
@@ -41,6 +43,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "plan": plan_command,
     "search": search_command,
     "report": report_command,
+    "serve": serve_command,
     "convert": convert_command,
     "prepare": prepare_command,
     "train": train_command,
@@ -76,8 +79,8 @@ def main() -> NoReturn:
     try:
         status = _run(sys.argv[1:])
         print(end="", flush=True)  # now, while a closed pipe can still be answered
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", 130)
+    except (KeyboardInterrupt, typer.Abort) as interrupt:
+        _fail("; ".join(["interrupted", *filter(None, map(str, interrupt.args))]), 130)  # what is kept, if something
     except UnderstudyError as error:
         _fail(str(error), 2)
     except ClickException as error:
@@ -97,7 +100,7 @@ def _run(arguments: list[str]) -> int:
     # Not through the application's own main: that answers an interrupt and a closed pipe itself, and says nothing.
     command: Any = typer.main.get_command(app)
     try:
-        with command.make_context("understudy", arguments) as context:
+        with command.make_context("understudy", complete_ray(arguments)) as context:
             command.invoke(context)
     except typer.Exit as leave:
         return int(leave.exit_code)

@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from understudy.cli.files import check_files
+from understudy.cli.interrupts import journal_kept, keeping
 from understudy.cli.models import (
     Device,
     Heavy,
@@ -23,14 +26,15 @@ from understudy.cli.models import (
     Tokenizer,
     TrustRemoteCode,
     load_given,
-    pick_device,
-    pick_dtype,
+    number_facts,
 )
+from understudy.cli.ray_options import Ray, RayWorkers, place_of, ray_cluster, ray_facts, workers_for
 from understudy.driving import run_to_end
 from understudy.environment import describe_environment
 from understudy.errors import SettingError
 
 if TYPE_CHECKING:
+    from understudy.cluster import RayWorkforce
     from understudy.denoisers.model_set import ModelSet
     from understudy.importance import AnalysisProgress, AnalysisSettings, Importance
 
@@ -87,6 +91,8 @@ def analyze_command(
     tokenizer: Tokenizer = None,
     trust_remote_code: TrustRemoteCode = False,
     remap_masks: RemapMasks = False,
+    ray: Ray = None,
+    ray_workers: RayWorkers = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure which denoising steps matter: loss and KL over time on held-out text, path KL where sampling goes.
@@ -94,26 +100,20 @@ def analyze_command(
     Finished parts are kept in a file beside the output; stopped and given again, the analysis goes on.
     """
     given = dict(locals())
+    check_files(output, figure)
     from understudy.importance import AnalysisSettings
-    from understudy.report.canvas import check_can_draw
-    from understudy.whole_files import check_writable
 
-    check_writable(output)
-    if figure is not None:
-        check_can_draw(figure)
     settings = AnalysisSettings(
         prefix_lengths=(0, *(prefix_length or ())),
         num_times=times,
         **{name: given[name] for name in SETTINGS},
     )
-    models = load_given(given)
-    text = _text(data, models, settings.length, blocks, is_own=bool(heavy or light or model))
-    source = {"source": data or "bundled", "blocks": len(text), "sha256": sha256(text.tobytes()).hexdigest()}
-    numbers = {
-        "device": pick_device(device).partition(":")[0],
-        "dtype": str(pick_dtype(precision, pick_device(device))),
-    }
-    importance = _analyze(models, text, settings, reference, source, numbers, output)
+    with ray_cluster(given) as cluster:
+        models = load_given(given)
+        text = _text(data, models, settings.length, blocks, is_own=bool(heavy or light or model))
+        source = {"source": data or "bundled", "blocks": len(text), "sha256": sha256(text.tobytes()).hexdigest()}
+        with workers_for(cluster, given, models) as workforce:
+            importance = _analyze(models, text, settings, source, given, workforce)
     _draw(importance, figure)
     if as_json:
         typer.echo(json.dumps(importance.to_dict()))
@@ -125,32 +125,34 @@ def _analyze(
     models: "ModelSet",
     text: Any,
     settings: "AnalysisSettings",
-    reference: str | None,
     source: dict[str, Any],
-    numbers: dict[str, str],
-    output: Path,
+    given: dict[str, Any],
+    workforce: "RayWorkforce | None",
 ) -> "Importance":
-    """Run to the end and save; what is finished is kept beside the output until then.
-
-    source: of the text. numbers: device and precision, which results depend on.
-    """
+    """Run to the end and save; what is finished is kept beside the output until then. source: of the text."""
     from understudy.importance import analyze
+    from understudy.importance.record import FORMAT
     from understudy.record_journal import RecordJournal
 
+    output, place = given["output"], place_of(given)
     path = output.with_name(output.name + ".partial.jsonl")
-    job = {**vars(settings), **numbers, "text": source["sha256"], "models": models.digests, "reference": reference}
+    numbers = number_facts(given["precision"], place)
+    job = {"format": FORMAT, **vars(settings), **numbers, "text": source["sha256"]}
+    job |= {"models": models.digests, "reference": given["reference"]}
     run = analyze(
         models.denoisers,
         blocks=text,
         settings=settings,
-        reference=reference,
+        reference=given["reference"],
         models={key: {"path": path, "sha256": models.digests[key]} for key, path in models.paths.items()},
         journal=RecordJournal(path, job),
+        workforce=workforce,
         data=source,
         command=shlex.join(["understudy", *sys.argv[1:]]),
-        environment=describe_environment(),
     )
-    importance = _drive(run)
+    with keeping(lambda: journal_kept(path)):
+        importance = _drive(run)
+    importance = replace(importance, environment={**describe_environment(), **ray_facts(workforce)})
     importance.save(output)
     path.unlink(missing_ok=True)
     return importance

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from understudy.cli import evaluate_options as opt
 from understudy.cli.comparison_view import drive, show_tables
+from understudy.cli.interrupts import keeping
 from understudy.cli.models import (
     Device,
     Heavy,
@@ -24,13 +25,24 @@ from understudy.cli.models import (
     load_given,
     pick_device,
 )
+from understudy.cli.ray_options import (
+    Ray,
+    RayWorkers,
+    finished_parts,
+    judge_path,
+    parts_kept,
+    ray_cluster,
+    ray_facts,
+    workers_for,
+)
 from understudy.environment import describe_environment
 from understudy.errors import DataError, SettingError
 from understudy.schedule import ModelSchedule
 
 if TYPE_CHECKING:
+    from understudy.cluster import FinishedParts, RayWorkforce
     from understudy.denoisers.model_set import ModelSet
-    from understudy.evaluation import Comparison, Judge, Processes, SampleScores, Scoring
+    from understudy.evaluation import Comparison, ComparisonTask, Judge, Processes, SampleScores, Scoring
     from understudy.saved_samples import SavedSamples
 
 
@@ -63,6 +75,8 @@ def evaluate_command(
     precision: Precision = "auto",
     trust_remote_code: TrustRemoteCode = False,
     remap_masks: RemapMasks = False,
+    ray: Ray = None,
+    ray_workers: RayWorkers = None,
     output: opt.Output = None,
     per_sample: opt.PerSample = False,
     as_json: opt.AsJson = False,
@@ -72,7 +86,8 @@ def evaluate_command(
     Generative perplexity comes with its interval, token entropy, distinct-n and repetition, and never alone. Several
     temperatures show quality against entropy.
 
-    For several GPUs: `accelerate launch -m understudy evaluate --schedule …`.
+    For several GPUs: `accelerate launch -m understudy evaluate --schedule …`, or --ray. With --ray and --output,
+    finished samples are kept beside the output; stopped and given again, the evaluation goes on.
     """
     given = dict(locals())
     _check(given)
@@ -86,7 +101,7 @@ def evaluate_command(
 
 FOR_SCHEDULES = (
     *("heavy", "light", "model", "steps", "length", "seed", "temperature", "noise"),
-    *("prefix", "prefixes", "prefix_length"),
+    *("prefix", "prefixes", "prefix_length", "ray", "ray_workers"),
 )
 
 
@@ -196,39 +211,48 @@ def _compare(given: dict[str, Any]) -> None:
     if given["judge"] is None and has_models and given["protocol"] == "ids":
         raise SettingError("give --judge, a causal model that shares your models' tokenizer; the bundled one does not")
     scoring = _scoring(given)
+    if _num_processes() > 1 and given["ray"] is not None:
+        raise SettingError("--ray starts workers of its own; start the command without a launcher")
+    settings = {name: _text(given[name]) for name in ("prefixes", "prefix_length", "data", "precision")}
     processes = _join(given["device"]) if _num_processes() > 1 else None
     is_spread = processes is not None and given["device"] == "auto"
-    place = processes.device if processes is not None and is_spread else pick_device(given["device"])
-    models = load_given(given, place)
-    comparison = _run(given, schedules, models, _load_judge(given["judge"], place), scoring, processes)
+    with ray_cluster(given) as cluster:
+        place = processes.device if processes is not None and is_spread else pick_device(given["device"])
+        models = load_given(given, place)
+        task = _task(given, schedules, models, _load_judge(given["judge"], place), scoring)
+        parts = None if cluster is None else _parts(given, models, task)
+        with workers_for(cluster, given, models, judge_path(given["judge"])) as workforce:
+            comparison = _run(task, processes, workforce, parts, given["output"])
+            facts = {"processes": 1 if processes is None else processes.count, **ray_facts(workforce)}
     if comparison is None:
         return
     document = {
         "command": _command(),
         **comparison.to_dict(per_sample=given["per_sample"]),
         "paths": models.paths,
-        "environment": {**describe_environment(), "processes": 1 if processes is None else processes.count},
+        "environment": {**describe_environment(), **facts},
     }
-    document["settings"] |= {name: _text(given[name]) for name in ("prefixes", "prefix_length", "data", "precision")}
+    document["settings"] |= settings
     _deliver(document, given)
+    if parts is not None:
+        parts.discard()
     if not given["as_json"]:
         show_tables(Console(), comparison)
 
 
-def _run(
+def _task(
     given: dict[str, Any],
     schedules: list[ModelSchedule],
     models: "ModelSet",
     judge: "Judge",
     scoring: "Scoring",
-    processes: "Processes | None",
-) -> "Comparison | None":
-    """Sample and score; nothing comes back in all processes but the first."""
-    from understudy.evaluation import ComparisonTask, check_vocabulary, compare_on_all, run_comparison
+) -> "ComparisonTask":
+    """Check the request."""
+    from understudy.evaluation import ComparisonTask, check_vocabulary
 
     if scoring.protocol == "ids":
         check_vocabulary(models.tokenizer, judge)
-    task = ComparisonTask.create(
+    return ComparisonTask.create(
         models.denoisers,
         schedules,
         judge,
@@ -239,11 +263,43 @@ def _run(
         **{name: given[name] for name in ("steps", "length", "num_samples", "batch_size", "top_p", "noise")},
         **_given_tokens(given, models),
     )
+
+
+def _run(
+    task: "ComparisonTask",
+    processes: "Processes | None",
+    workforce: "RayWorkforce | None",
+    parts: "FinishedParts | None",
+    output: Path | None,
+) -> "Comparison | None":
+    """Sample and score; nothing comes back in all processes but the first."""
+    from understudy.evaluation import compare_on_all, run_comparison
+
+    if workforce is not None:
+        from understudy.cluster import compare_on_cluster
+
+        with keeping(lambda: parts_kept(output)):
+            return drive(compare_on_cluster(task, workforce, parts))
     if processes is None:
         return drive(run_comparison(task))
     comparison = drive(compare_on_all(processes, task), is_shown=processes.is_first)
     processes.leave()
     return comparison
+
+
+def _parts(given: dict[str, Any], models: "ModelSet", task: "ComparisonTask") -> "FinishedParts":
+    """Where finished samples are kept, told what they and the judge's figures depend on."""
+    from understudy.denoisers.model_files import model_sha256
+
+    cells = [[cell.label, str(cell.task.schedule), cell.temperature] for cell in task.cells]
+    settings = {name: value for name, value in task.settings.items() if name != "batch_size"}
+    job = {
+        "cells": cells,
+        **settings,
+        "template": task.cells[0].task.template,
+        "judge_batch": given["judge_batch_size"],
+    }
+    return finished_parts(given, models, {**job, "judge": model_sha256(judge_path(given["judge"]))})
 
 
 def _given_tokens(given: dict[str, Any], models: "ModelSet") -> dict[str, Any]:

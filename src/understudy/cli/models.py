@@ -121,6 +121,11 @@ def pick_device(name: str) -> str:
     return name
 
 
+def number_facts(precision: str, device: str) -> dict[str, str]:
+    """What numbers depend on beside models and settings, for journals: the kind of device, and the precision there."""
+    return {"device": device.partition(":")[0], "dtype": str(pick_dtype(precision, device)).removeprefix("torch.")}
+
+
 def pick_dtype(precision: str, device: str) -> "torch.dtype":
     """Resolve `auto`. Raises SettingError for an unknown precision."""
     if precision not in ("auto", "float32", "bfloat16"):

@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from understudy.cli.files import check_files
 from understudy.cli.flops import SAVINGS, TIMES, grid_note, read_costs
 from understudy.errors import SettingError
 
@@ -88,19 +89,13 @@ def plan_command(
 
     Give one budget. The schedule is exact: none within budget and limits has less of the (smoothed) path divergence.
     """
+    check_files(output, figure)
     budget = _read_budget(light_steps, light_fraction, save_flops, milliseconds, convention)
     if milliseconds is not None and cost_table is None:
         raise SettingError("--milliseconds needs pass times; give --cost-table FILE.json of `understudy bench` too")
     from understudy.importance import Importance
     from understudy.planning import Limits, make_plan
-    from understudy.whole_files import check_writable
 
-    if output is not None:
-        check_writable(output)
-    if figure is not None:
-        from understudy.report.canvas import check_can_draw
-
-        check_can_draw(figure)
     found = Importance.load(importance)
     count = found.path(condition).num_steps if steps is None else steps
     forced = tuple(_read_range(text, count) for text in force or ())

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from understudy.cli.interrupts import GO_ON, keeping
 from understudy.driving import run_to_end
 from understudy.errors import SettingError
 
@@ -102,7 +103,8 @@ def prepare_command(
         overwrite=overwrite,
     )
     begun = time.perf_counter()
-    manifest = _drive(run)
+    with keeping(lambda: _kept(output)):
+        manifest = _drive(run)
     _report(manifest, output, time.perf_counter() - begun, as_json=as_json)
 
 
@@ -116,6 +118,19 @@ def _choose_tokenizer(
     if train_size is not None and location is None:
         return BpeRecipe(train_size, characters)
     raise SettingError("give either --tokenizer (folder or hub id) or --train-tokenizer (vocabulary size)")
+
+
+def _kept(folder: Path) -> str:
+    """What an interrupt leaves in the folder."""
+    from understudy.data.journal import PROGRESS_FILE, Journal
+
+    if not (folder / PROGRESS_FILE).is_file():
+        return "" if folder.exists() and any(folder.iterdir()) else "nothing is kept yet"
+    content = Journal(folder).content
+    if not content["splits"] and content.get("tokenizer_sha256") is None:
+        return "nothing is kept yet"
+    blocks = "what was written" if content["splits"] else "the tokenizer"
+    return f"{blocks} is kept in {str(folder)!r}; {GO_ON}"
 
 
 def _drive(run: Generator[PrepareProgress, None, Manifest]) -> Manifest:

@@ -11,8 +11,12 @@ Folder = Annotated[
     Path, typer.Argument(metavar="DIR", help="Folder with files of analyze, plan, search, evaluate, bench and sample.")
 ]
 Output = Annotated[
-    Path,
-    typer.Option("--output", metavar="FILE.html", help="The page; the same name with .md, and pictures, beside it."),
+    Path | None,
+    typer.Option(
+        "--output",
+        metavar="FILE.html",
+        help="The page; the same name with .md, and pictures, beside it. Default: report.html in DIR.",
+    ),
 ]
 Title = Annotated[str | None, typer.Option("--title", help="Heading of the page. Default: the folder's name.")]
 TokenizerPath = Annotated[
@@ -24,7 +28,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document an
 
 def report_command(
     folder: Folder,
-    output: Output = Path("report.html"),
+    output: Output = None,
     title: Title = None,
     tokenizer: TokenizerPath = None,
     as_json: AsJson = False,

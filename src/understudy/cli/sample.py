@@ -1,13 +1,14 @@
 """`understudy sample`: text from models that share the steps."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
 
+from understudy.cli.interrupts import keeping
 from understudy.cli.models import (
     Device,
     Heavy,
@@ -19,10 +20,12 @@ from understudy.cli.models import (
     TrustRemoteCode,
     load_given,
 )
-from understudy.cli.sample_view import run_with_bar, show_result
+from understudy.cli.ray_options import Ray, RayWorkers, finished_parts, parts_kept, ray_cluster, workers_for
+from understudy.cli.sample_view import run_on_cluster_with_bar, run_with_bar, show_result
 from understudy.errors import SettingError
 
 if TYPE_CHECKING:
+    from understudy.cluster import Cluster, FinishedParts
     from understudy.denoisers.model_set import ModelSet
     from understudy.prompts import Prompt
     from understudy.sampling import ConfidenceTask, DecodingOptions, SampleResult, SamplingTask
@@ -128,12 +131,16 @@ def sample_command(
     tokenizer: Tokenizer = None,
     trust_remote_code: TrustRemoteCode = False,
     remap_masks: RemapMasks = False,
+    ray: Ray = None,
+    ray_workers: RayWorkers = None,
     output: Output = None,
     as_json: AsJson = False,
 ) -> None:
-    """Sample text, each step made by the model that the schedule names. Without models: the bundled pair."""
+    """Sample text, each step made by the model that the schedule names. Without models: the bundled pair.
+
+    With --ray and --output, finished samples are kept beside the output; stopped and given again, sampling goes on.
+    """
     given = dict(locals())
-    from understudy.prompts import by_length
     from understudy.schedule import ModelSchedule
     from understudy.whole_files import check_writable
 
@@ -143,12 +150,30 @@ def sample_command(
         raise SettingError(f"num_samples is {num_samples}; it must be at least 1")
     parsed = None if schedule is None else ModelSchedule.parse(schedule, steps)
     wanted = _prompts(given)
+    with ray_cluster(given) as cluster:
+        _run(given, parsed, wanted, cluster)
+
+
+def _run(
+    given: dict[str, Any], parsed: "ModelSchedule | None", wanted: "list[Prompt]", cluster: "Cluster | None"
+) -> None:
+    """Load, sample, here or by workers, and deliver."""
+    from understudy.prompts import by_length
+
     models = load_given(given)
-    groups = by_length([_template(prompt, models, given) for prompt in wanted], num_samples)
+    groups = by_length([_template(prompt, models, given) for prompt in wanted], given["num_samples"])
     tasks = [_task(models, parsed, _options(given, indices, rows)) for indices, rows in groups]
-    results = [run_with_bar(task) for task in tasks]
     settings = {name: given[name] for name in DRAWN} | {"noise": tasks[0].noise.name}
+    parts = None if cluster is None else _parts(tasks, models, settings, given)
+    with workers_for(cluster, given, models) as workforce:
+        if workforce is None or parts is None:
+            results = [run_with_bar(task) for task in tasks]
+        else:
+            with keeping(lambda: parts_kept(given["output"])):
+                results = run_on_cluster_with_bar(tasks, workforce, parts)
     _deliver(results, [indices for indices, _ in groups], models, settings, given)
+    if parts is not None:
+        parts.discard()
 
 
 def _prompts(given: dict[str, Any]) -> "list[Prompt]":
@@ -195,12 +220,24 @@ def _task(
 
     if schedule is None and options["steps"] is None:
         options["steps"] = DEFAULT_STEPS
-        if options["decoding"] not in ("ancestral", "first_hitting") and options["threshold"] is None:
-            # Every step reveals at least one token, so there are at most as many steps as tokens.
+        if options["decoding"] not in ("ancestral", "first_hitting"):
+            # Every pass reveals at least one token, so there are at most as many as tokens. With a threshold more steps
+            # would only make the dense run longer that the saving is told against.
             mask_id = next(iter(models.denoisers.values())).mask_id
             fewest = int((np.array(options["template"]) == mask_id).sum(axis=1).min())
             options["steps"] = max(1, min(DEFAULT_STEPS, fewest))
     return decoding_task(models.denoisers, schedule, **options)
+
+
+def _parts(
+    tasks: "list[SamplingTask | ConfidenceTask]", models: "ModelSet", settings: dict[str, Any], given: dict[str, Any]
+) -> "FinishedParts":
+    """Where finished samples are kept, told what they depend on."""
+    from understudy.cluster.sampling import request
+
+    templates = [request(task).template for task in tasks]
+    job = {**settings, "schedule": str(tasks[0].schedule), "templates": templates}
+    return finished_parts(given, models, job)
 
 
 def _deliver(
@@ -211,27 +248,36 @@ def _deliver(
     given: dict[str, Any],
 ) -> None:
     """Write samples in the order of their prompts, and print them; lengths that differ are summed up one by one."""
-    from understudy.saved_samples import written_by
     from understudy.whole_files import write_json_lines
 
     settings = {**settings, "models": models.paths}
-    samples: dict[int, dict[str, Any]] = {}
-    for result, places in zip(results, indices, strict=True):
-        for index, row, keys in zip(places, result.tokens.tolist(), result.written_by().tolist(), strict=True):
-            samples[index] = {"text": models.decode(row), "token_ids": row, "written_by": written_by(keys)}
-    ordered = [samples[index] for index in sorted(samples)]
     if given["output"] is not None:
         shared = {"schedule": str(results[0].schedule), **settings}
-        write_json_lines(given["output"], ({"index": i, **sample, **shared} for i, sample in enumerate(ordered)))
+        ordered = enumerate(_samples(results, indices, models))
+        write_json_lines(given["output"], ({"index": i, **sample, **shared} for i, sample in ordered))
     if given["as_json"]:
         summaries = [_summary(result) for result in results]
         whole = summaries[0] if len(summaries) == 1 else {"by_length": summaries}
-        bare = [{name: sample[name] for name in ("text", "token_ids")} for sample in ordered]
+        found = _samples(results, indices, models)
+        bare = [{name: sample[name] for name in ("text", "token_ids")} for sample in found]
         typer.echo(json.dumps({**whole, **settings, "samples": bare}, ensure_ascii=False))
         return
     for result, places in zip(results, indices, strict=True):
         output = given["output"] if result is results[-1] else None
         show_result(Console(), result, models, places, settings, output=output)
+
+
+def _samples(
+    results: "list[SampleResult]", indices: list[Sequence[int]], models: "ModelSet"
+) -> Iterator[dict[str, Any]]:
+    """Samples in the order of their indices, one at a time: there may be very many."""
+    from understudy.saved_samples import written_by
+
+    writers = [result.written_by() for result in results]
+    places = sorted((index, number, row) for number, own in enumerate(indices) for row, index in enumerate(own))
+    for _, number, row in places:
+        tokens, keys = results[number].tokens[row].tolist(), writers[number][row].tolist()
+        yield {"text": models.decode(tokens), "token_ids": tokens, "written_by": written_by(keys)}
 
 
 def _summary(result: "SampleResult") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from understudy.cli.written_text import legend, written_text
 from understudy.driving import run_to_end
 
 if TYPE_CHECKING:
+    from understudy.cluster import FinishedParts, RayWorkforce, SamplingProgress
     from understudy.denoisers.model_set import ModelSet
     from understudy.sampling import ConfidenceTask, SampleResult, SamplingTask, StepRecord
 
@@ -38,6 +39,30 @@ def run_with_bar(task: "SamplingTask | ConfidenceTask") -> "SampleResult":
         return run_to_end(decode_steps(task) if isinstance(task, ConfidenceTask) else sample_steps(task), show)
 
 
+def run_on_cluster_with_bar(
+    tasks: "Sequence[SamplingTask | ConfidenceTask]", workforce: "RayWorkforce", parts: "FinishedParts"
+) -> "list[SampleResult]":
+    """Execute tasks by the workers of a cluster under one bar on standard error; no terminal, no bar."""
+    from understudy.cluster import sample_on_cluster
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("sampling"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("passes, {task.fields[samples]} samples"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("sampling", total=None, samples="–")
+
+        def show(record: "SamplingProgress") -> None:
+            samples = f"{record.samples_done}/{record.num_samples}"
+            progress.update(bar, completed=record.passes_done, total=record.num_passes, samples=samples)
+
+        return run_to_end(sample_on_cluster(tasks, workforce, parts), show)
+
+
 def show_result(
     console: Console,
     result: "SampleResult",
@@ -47,7 +72,10 @@ def show_result(
     *,
     output: Path | None,
 ) -> None:
-    """Print every sample under its index, then schedule, passes and FLOPs. settings: `seed` and `decoding`."""
+    """Print every sample under its index, then schedule, passes and FLOPs.
+
+    settings: `seed`, `decoding` and `threshold`.
+    """
     from understudy.report.authorship import model_colours
 
     colours = model_colours(_costliest_first(result, models))
@@ -62,7 +90,7 @@ def show_result(
         # Lines are broken for the eye only: what goes to a file or another program stays as it was sampled.
         console.print(text, soft_wrap=not console.is_terminal)
     console.rule(style="dim")
-    console.print(_summary(result, settings["seed"], settings["decoding"], output))
+    console.print(_summary(result, settings, output))
 
 
 def _costliest_first(result: "SampleResult", models: "ModelSet") -> list[str]:
@@ -72,19 +100,24 @@ def _costliest_first(result: "SampleResult", models: "ModelSet") -> list[str]:
     return sorted(costs, key=lambda key: -costs[key])
 
 
-def _summary(result: "SampleResult", seed: int, decoding: str, output: Path | None) -> Table:
+def _summary(result: "SampleResult", settings: Mapping[str, Any], output: Path | None) -> Table:
     num_samples, length = result.tokens.shape
     counts = ", ".join(f"{count} by {key}" for key, count in result.nfe.items())
     flops, schedule = result.flops, result.schedule
     lines = {
-        "schedule": f"{schedule} ({schedule.num_steps} steps, length {length}, seed {seed})",
+        "schedule": f"{schedule} ({schedule.num_steps} steps, length {length}, seed {settings['seed']})",
         "passes": f"{counts}, for {num_samples} sample{'s' if num_samples > 1 else ''} in {result.seconds:.1f} s",
-        "FLOPs": f"{flops.executed:.3g} executed, {flops.executed_saved:z.1%} saved against dense heavy steps",
+        "FLOPs": f"{flops.executed:.3g} executed, {flops.executed_saved:z.1%} saved against {schedule.num_steps} dense "
+        "heavy steps",
         "schedule alone": f"{flops.schedule_saved:z.1%} saved against heavy in the same passes",
         "nominal": f"{flops.nominal_blocks_saved:z.1%} saved in the blocks, {flops.nominal_saved:z.1%} with the head",
     }
-    if decoding != "ancestral":
-        lines["decoding"] = decoding
+    if settings["decoding"] != "ancestral":
+        lines["decoding"] = settings["decoding"]
+    if settings["threshold"] is not None:
+        lines["threshold"] = (
+            f"{settings['threshold']:g}: passes are as many as the models' certainty takes, not the steps"
+        )
     if output is not None:
         lines["written to"] = str(output)
     table = Table.grid(padding=(0, 2, 0, 0))

@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 
 from understudy.cli.evaluate_options import JudgeBatchSize, ProtocolChoice
+from understudy.cli.files import check_files
+from understudy.cli.interrupts import journal_kept, keeping
 from understudy.cli.models import (
     Device,
     Heavy,
@@ -22,15 +24,17 @@ from understudy.cli.models import (
     Tokenizer,
     TrustRemoteCode,
     load_given,
+    number_facts,
     pick_device,
-    pick_dtype,
 )
+from understudy.cli.ray_options import Ray, RayWorkers, judge_path, place_of, ray_cluster, ray_facts, workers_for
 from understudy.cli.search_view import drive_search, show_search
 from understudy.environment import describe_environment
 from understudy.errors import SettingError
 from understudy.schedule import NAMED, ModelSchedule
 
 if TYPE_CHECKING:
+    from understudy.cluster import Cluster
     from understudy.denoisers.model_set import ModelSet
     from understudy.evaluation import Judge
     from understudy.importance import Importance
@@ -124,19 +128,23 @@ def search_command(
     tokenizer: Tokenizer = None,
     trust_remote_code: TrustRemoteCode = False,
     remap_masks: RemapMasks = False,
+    ray: Ray = None,
+    ray_workers: RayWorkers = None,
     as_json: AsJson = False,
 ) -> None:
     """Sample every schedule of coarse segments under the same noise and rank them: the check on what a plan predicts.
 
     A search that was stopped goes on from its journal.
     """
-    _run(dict(locals()))
+    given = dict(locals())
+    _check_files(given)
+    with ray_cluster(given) as cluster:
+        _run(given, cluster)
 
 
-def _run(given: dict[str, Any]) -> None:
+def _run(given: dict[str, Any], cluster: "Cluster | None") -> None:
     from understudy.search import search_schedules
 
-    _check_files(given)
     space, settings = read_space(given), _read_settings(given)
     plan = None if given["plan"] is None else read_plan(given["plan"], space.num_steps)
     also = [text if text in NAMED else ModelSchedule.parse(text, space.num_steps) for text in given["also"] or []]
@@ -144,21 +152,25 @@ def _run(given: dict[str, Any]) -> None:
     models, judge = _load(given)
     if given["prefix"] is not None:
         settings = replace(settings, prefix=tuple(models.encode_prefix(given["prefix"])))
-    run = search_schedules(
-        models.denoisers,
-        space,
-        judge,
-        settings,
-        plan=plan,
-        also=also,
-        importance=importance,
-        condition=given["condition"],
-        digests=models.digests,
-        journal=_journal(given, models, settings, space),
-        tokenizer=models.tokenizer,
-    )
-    command = shlex.join(["understudy", *sys.argv[1:]])
-    result = replace(drive_search(run), command=command, environment=describe_environment())
+    with workers_for(cluster, given, models, judge_path(given["judge"])) as workforce:
+        run = search_schedules(
+            models.denoisers,
+            space,
+            judge,
+            settings,
+            plan=plan,
+            also=also,
+            importance=importance,
+            condition=given["condition"],
+            digests=models.digests,
+            journal=_journal(given, models, settings, space),
+            tokenizer=models.tokenizer,
+            workforce=workforce,
+        )
+        with keeping(lambda: journal_kept(_journal_path(given))):
+            found = drive_search(run)
+        facts = {**describe_environment(), **ray_facts(workforce)}
+    result = replace(found, command=shlex.join(["understudy", *sys.argv[1:]]), environment=facts)
     result.save(given["output"])
     if given["figure"] is not None:
         from understudy.report.search_figure import draw_search
@@ -172,18 +184,12 @@ def _run(given: dict[str, Any]) -> None:
 
 def _check_files(given: dict[str, Any]) -> None:
     """Refuse what cannot be written or drawn, before anything is computed."""
-    from understudy.whole_files import check_writable
-
     output = given["output"]
     if output.suffix != ".json":
         raise SettingError(
             f"--output is {str(output)!r}; name a file that ends in .json, its journal will end in .jsonl"
         )
-    check_writable(output)
-    if given["figure"] is not None:
-        from understudy.report.canvas import check_can_draw
-
-        check_can_draw(given["figure"])
+    check_files(output, given["figure"])
 
 
 def read_space(given: dict[str, Any]) -> "SearchSpace":
@@ -252,17 +258,20 @@ def _load(given: dict[str, Any]) -> "tuple[ModelSet, Judge]":
     return models, loaded
 
 
+def _journal_path(given: dict[str, Any]) -> Path:
+    path: Path = given["output"].with_suffix(".jsonl")
+    return path
+
+
 def _journal(given: dict[str, Any], models: "ModelSet", settings: "SearchSettings", space: "SearchSpace") -> Any:
     """Open the journal beside the output, told what its measurements depend on; where models lie is not among it."""
     from understudy.denoisers.model_files import model_sha256
-    from understudy.denoisers.model_set import bundled_paths
     from understudy.record_journal import RecordJournal
 
-    place, judge = pick_device(given["device"]), given["judge"]
+    place, judge = place_of(given), given["judge"]
     facts = {
         "models": dict(models.digests),
-        "judge": model_sha256(bundled_paths()["judge"] if judge is None else judge),
-        "device": place.partition(":")[0],
-        "dtype": str(pick_dtype(given["precision"], place)).removeprefix("torch."),
+        "judge": model_sha256(judge_path(judge)),
+        **number_facts(given["precision"], place),
     }
-    return RecordJournal(given["output"].with_suffix(".jsonl"), settings.journal_job(space.num_steps, facts))
+    return RecordJournal(_journal_path(given), settings.journal_job(space.num_steps, facts))

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from understudy.cli.progress import print_plainly
 from understudy.cli.written_text import model_style
 from understudy.driving import run_to_end
 
@@ -24,7 +25,10 @@ WIDE = 90  # characters from which a schedule has twelve on a line, and eight be
 
 
 def drive_search(run: "Generator[SearchProgress, None, SearchResult]") -> "SearchResult":
-    """Run a search to its end under one bar on standard error; its total is exact, and falls as halving drops."""
+    """Run a search to its end under one bar on standard error; its total is exact, and falls as halving drops.
+
+    Where standard error is no terminal, a line tells of each schedule that has been measured.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -38,8 +42,19 @@ def drive_search(run: "Generator[SearchProgress, None, SearchResult]") -> "Searc
 
         def show(record: "SearchProgress") -> None:
             bars.update(task, completed=record.passes_done, total=record.num_passes, place=_place(record))
+            if not console.is_terminal and record.stage == "measured":
+                print_plainly(console, _line(record))
 
         return run_to_end(run, show)
+
+
+def _line(record: "SearchProgress") -> str:
+    assert record.unit is not None
+    unit, share = record.unit, record.passes_done / max(1, record.num_passes)
+    return (
+        f"{unit.schedule}: samples {unit.first} to {unit.end - 1} measured; {record.passes_done:,} of "
+        f"{record.num_passes:,} passes ({share:.0%})"
+    )
 
 
 def _place(record: "SearchProgress") -> str:
@@ -70,7 +85,8 @@ def show_search(console: Console, result: "SearchResult") -> None:
 def _table(result: "SearchResult", with_prediction: bool) -> Table:
     notes = [
         f"Differences are to {result.reference}, in nats per token, and of entropy in nats; paired by seed, with 95 % "
-        "bootstrap intervals over samples. Schedules between two rules are tied: none is told from the first of them."
+        "bootstrap intervals over samples. Schedules between two rules are tied: none is told from the first of them, "
+        "and the one behind them is; others further down may not be."
     ]
     notes += ["★: the planner's choice."] if result.planner is not None else []
     notes += ["out: dropped by halving, on fewer samples."] if any(entry.dropped for entry in result.ranked) else []

@@ -6,12 +6,16 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from understudy.cli.interrupts import GO_ON, keeping
+from understudy.cli.progress import print_plainly
 
 if TYPE_CHECKING:
     from understudy.training import TrainingConfig, TrainingRecord
@@ -114,7 +118,8 @@ def train_command(
 
     config = TrainingConfig(**settings)
     began = time.perf_counter()
-    records = _drive(train(config), config)
+    with keeping(lambda: _kept(config)):
+        records = _drive(train(config), config)
     if _is_main():
         _report(records, config, time.perf_counter() - began, as_json=as_json)
     if torch.distributed.is_initialized():
@@ -126,8 +131,23 @@ def _is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _kept(config: TrainingConfig) -> str:
+    """What an interrupt leaves of the run."""
+    from understudy.checkpoint import checkpoint_folders
+    from understudy.training.run_folder import CHECKPOINTS
+
+    found = checkpoint_folders(Path(config.output) / CHECKPOINTS)
+    if not found:
+        return "nothing is kept yet, since no checkpoint was due (--checkpoint-every, --checkpoint-minutes)"
+    step = int(found[-1].name.removeprefix("step-"))
+    return f"the checkpoint of step {step:,} is kept in {config.output!r}; {GO_ON} from there"
+
+
 def _drive(run: Iterator[TrainingRecord], config: TrainingConfig) -> dict[str, TrainingRecord]:
-    """Run to the end under a progress bar on standard error; gives the last record of each kind."""
+    """Run to the end under a progress bar on standard error; gives the last record of each kind.
+
+    Where standard error is no terminal, a line tells of each record. Of several processes only the main one speaks.
+    """
     console = Console(stderr=True)
     latest: dict[str, TrainingRecord] = {}
     first = next(run)
@@ -138,21 +158,24 @@ def _drive(run: Iterator[TrainingRecord], config: TrainingConfig) -> dict[str, T
     )
     with Progress(*columns, console=console, disable=not (console.is_terminal and _is_main())) as bar:
         task = bar.add_task("", total=config.steps, completed=first.step)
-        _show(bar, task, first)
-        for record in run:
+        for record in chain([first], run):
             latest["record"] = record
             if record.validation is not None:
                 latest["validation"] = record
-            _show(bar, task, record)
-    return latest or {"record": first}
+            if _is_main():
+                _show(bar, task, record, config.steps)
+    return latest
 
 
-def _show(bar: Progress, task: TaskID, record: TrainingRecord) -> None:
+def _show(bar: Progress, task: TaskID, record: TrainingRecord, steps: int) -> None:
     for note in record.notes:
         bar.print(note, markup=False)
     if record.loss is not None:
         speed = f", {record.tokens_per_second:,.0f} tokens/s" if record.tokens_per_second else ""
-        bar.update(task, completed=record.step, description=f"loss {record.loss:.4f}{speed}")
+        told = f"loss {record.loss:.4f}{speed}"
+        bar.update(task, completed=record.step, description=told)
+        if not bar.console.is_terminal:
+            print_plainly(bar.console, f"step {record.step:,}/{steps:,}: {told}")
     if record.validation is not None:
         bound, perplexity = record.validation["bound"], record.validation["perplexity"]
         bar.print(f"step {record.step}: validation {bound:.4f} nats per token, perplexity {perplexity:.2f}")

@@ -1,0 +1,33 @@
+"""What tokens look like as text: one by one as they are revealed.
+
+Shapes: V vocabulary.
+"""
+
+from typing import Any
+
+
+class TokenTexts:
+    """Text of single tokens as they read after another word: with the space that they begin with, or without.
+
+    A token that is part of a character reads as U+FFFD.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        # The first call sets how the tokenizer cuts and pads, which no thread may do while another one decodes.
+        words = tokenizer.encode("a the of", add_special_tokens=False, verbose=False)
+        self._before = words[:1]
+        self._known: dict[int, str] = {}
+
+    def __call__(self, token: int) -> str:
+        """Text of a token id."""
+        if token not in self._known:
+            self._known[token] = self._text(token)
+        return self._known[token]
+
+    def _text(self, token: int) -> str:
+        before, both = self._decode(self._before), self._decode([*self._before, token])
+        return both[len(before) :] if both.startswith(before) else self._decode([token])
+
+    def _decode(self, tokens: list[int]) -> str:
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
