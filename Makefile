@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A process for each core, files kept together; a second thread in each would only get in the way.
+PYTEST := python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+test test-transformers-4: export OMP_NUM_THREADS ?= 1
+
 # The same with the oldest transformers that is supported, and the tests of what depends on it.
 OLD_VENV := .venv-transformers-4
 OLD_STAMP := $(OLD_VENV)/.installed
@@ -30,17 +34,17 @@ $(STAMP): pyproject.toml constraints.txt
 $(OLD_STAMP): pyproject.toml constraints-4.txt
 	$(PYTHON) -m venv --clear $(OLD_VENV)
 	$(OLD_VENV)/bin/python -m pip install --quiet --constraint constraints-4.txt torch
-	$(OLD_VENV)/bin/python -m pip install --quiet --constraint constraints-4.txt --editable '.[all]' pytest hypothesis
+	$(OLD_VENV)/bin/python -m pip install --quiet --constraint constraints-4.txt --editable '.[all]' pytest pytest-xdist hypothesis
 	@touch $@
 
 demo: $(STAMP)
 	$(BIN)/understudy demo --output demo-output
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/$(PYTEST)
 
 test-transformers-4: $(OLD_STAMP)
-	$(OLD_VENV)/bin/python -m pytest $(OLD_TESTS)
+	$(OLD_VENV)/bin/$(PYTEST) $(OLD_TESTS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
