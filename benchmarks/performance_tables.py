@@ -3,40 +3,28 @@
 python benchmarks/performance_tables.py
 """
 
-import json
-from pathlib import Path
+from results_tables import read, table
 
-RESULTS = Path(__file__).parent.parent / "results"
 PLAIN = {
     "published_network": "published",
     "published_network_cached": "published, cached",
     "plain": "plain, our network",
 }
+H200 = ("sampling-h200-batch-128.json", "sampling-h200.json")  # a cell measured twice: the last file's
+H100 = ("sampling-h100.json",)
 OURS = {"heavy_only": "heavy only", "sandwich": "sandwich", "light_only": "light only"}
 
 
 def main():
-    """Print both tables."""
-    print(speed_table(), parts_table(), sep="\n\n")
+    """Print all tables."""
+    print(speed_table(H200), speed_table(H100), parts_table(), sep="\n\n")
 
 
-def read(name):
-    """A results file."""
-    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
-
-
-def table(head, rows):
-    """Markdown."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def speed_table():
+def speed_table(names):
     """Seconds for a sample of every sampler, how many times faster heavy only is, what the sandwich saves."""
     head = ["steps, batch", *PLAIN.values(), *OURS.values(), "heavy only, times published (cached)"]
     head += ["sandwich saves, time", "of its FLOPs' saving", "heavy only, of the matrix peak"]
-    cells = {(cell["steps"], cell["batch_size"]): cell for cell in read("sampling-h200-batch-128.json")["cells"]}
-    cells |= {(cell["steps"], cell["batch_size"]): cell for cell in read("sampling-h200.json")["cells"]}
+    cells = {(cell["steps"], cell["batch_size"]): cell for name in names for cell in read(name)["cells"]}
     order = sorted(cells, key=lambda place: (-place[0], place[1]))
     return table(head, [speed_row(cells[place]) for place in order])
 

@@ -6,43 +6,44 @@ Without --write the tables are printed. With it they replace what stands between
 docs/images/study-*.png are drawn anew.
 """
 
-import json
 import math
 import re
 import sys
-from functools import cache
 from pathlib import Path
 
 import numpy as np
+from results_tables import table
+from study_files import (
+    HALVES,
+    LENGTHS,
+    PAIRS,
+    RULES,
+    SETS,
+    band,
+    contrast,
+    entries,
+    entry,
+    hump,
+    importance,
+    interval_error,
+    loss,
+    perplexity,
+    share,
+    signed,
+    verdict,
+)
 
 from understudy import ModelSchedule
-from understudy.importance import Curve, Importance
+from understudy.importance import Curve
 from understudy.report.canvas import GRID, INK, clean, new_figure, png_bytes, write_picture
 from understudy.report.comparison_figure import LINES, MARKERS
 from understudy.report.importance_section import quarters
 from understudy.report.wording import with_bounds, with_error
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "results"
 PAGE, IMAGES = ROOT / "docs" / "study.md", ROOT / "docs" / "images"
-SETS = ("longform", "sentences")
-PAIRS = (*SETS, "bundled")
-NORMAL_95 = 1.96
-
-
-def placed(steps, light):
-    """A schedule for each place of so many light steps."""
-    rest, half = steps - light, light // 2
-    return {
-        "sandwich": f"L{half},H{rest},L{light - half}",
-        "first": f"L{light},H{rest}",
-        "last": f"H{rest},L{light}",
-        "middle": f"H{rest // 2},L{light},H{rest - rest // 2}",
-    }
-
-
-RULES, HALVES, BUNDLED_RULES = placed(1000, 250), placed(1000, 500), placed(256, 64)
 STEPS = (1000, 500, 250, 125)
+SEARCHED = ("sentences", "bundled")
 SHAPES = ("heavy alone", "first 25 %", "sandwich 25 %", "sandwich 50 %", "light alone")
 
 
@@ -63,82 +64,6 @@ def filled(page):
         return f"{match[1]}\n{TABLES[match[2]]()}\n{match[3]}"
 
     return re.sub(r"(<!-- table: (\w+) -->)\n.*?(<!-- end -->)", fill, page, flags=re.DOTALL)
-
-
-def table(head, rows):
-    """Markdown."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---", *["---:"] * (len(head) - 1)], *rows))
-
-
-@cache
-def read(name):
-    """A results file."""
-    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
-
-
-def entries(data, name):
-    """Rows of an evaluation of a data set, as a list."""
-    return read(f"study/{data}/{name}.json")["schedules"]
-
-
-def entry(data, schedule, name="rules", temperature=1.0):
-    """The row of one schedule."""
-    return next(row for row in entries(data, name) if (row["schedule"], row["temperature"]) == (schedule, temperature))
-
-
-@cache
-def importance(pair):
-    """An analysis, of a data set or of the bundled pair."""
-    if pair not in SETS:
-        return Importance.load(ROOT / "src/understudy/assets/demo/importance.json")
-    return Importance.load(RESULTS / "study" / pair / "importance.json")
-
-
-def interval_error(interval):
-    """Standard error by the width of a 95 % interval."""
-    low, high = interval
-    return (high - low) / (2 * NORMAL_95)
-
-
-def loss(row):
-    """Difference of the judge's NLL to heavy alone, with its interval."""
-    return "–" if row["nll_difference"] == 0 else with_bounds(row["nll_difference"], row["nll_difference_ci95"])
-
-
-def perplexity(row):
-    """Judge perplexity with its interval."""
-    return with_bounds(row["gen_ppl"], row["gen_ppl_ci95"], ".1f")
-
-
-def contrast(one, other):
-    """How much more `one` loses than `other`, and the most that the standard error of that can be.
-
-    The standard deviation of a difference is at most the sum of both, whatever the correlation.
-    """
-    error = sum(interval_error(row["nll_difference_ci95"]) for row in (one, other))
-    return one["nll_difference"] - other["nll_difference"], error
-
-
-def is_told_apart(value, error):
-    """Whether a difference is beyond noise."""
-    return abs(value) > NORMAL_95 * error
-
-
-def verdict(value, error):
-    """In words."""
-    return "told apart" if is_told_apart(value, error) else "not told apart"
-
-
-def signed(value, error):
-    """A difference with its standard error."""
-    return f"{value:+.3f} ± {error:.3f}"
-
-
-def share(data, schedule, name="rules", light="L1000"):
-    """Part of light alone's loss that a schedule takes: estimate, and ends for both intervals at their worst."""
-    row, whole = entry(data, schedule, name), entry(data, light, name)
-    (low, high), (least, most) = row["nll_difference_ci95"], whole["nll_difference_ci95"]
-    return row["nll_difference"] / whole["nll_difference"], low / most, high / least
 
 
 def rules_table():
@@ -198,17 +123,17 @@ def middle_table():
     return contrast_table(found)
 
 
-def searched():
-    """Schedules of the exhaustive search, best first."""
-    return [row for row in entries("sentences", "search") if row["rank"] is not None]
+def searched(pair="sentences"):
+    """Schedules of an exhaustive search, best first."""
+    return [row for row in entries(pair, "search") if row["rank"] is not None]
 
 
-def eighths():
+def eighths(pair="sentences"):
     """For each eighth of the steps: mean loss of the searched schedules whose light steps include it, and its error.
 
     The standard error of a mean is at most the mean of the standard errors.
     """
-    ranked = searched()
+    ranked = searched(pair)
     found = []
     for index in range(8):
         rows = [row for row in ranked if row["segments"][index] == "L"]
@@ -220,7 +145,10 @@ def eighths():
 def eighths_table():
     """Where in time light steps cost the judge most, by the exhaustive search."""
     head = ["eighth of the steps", *(str(index + 1) for index in range(8))]
-    return table(head, [["mean loss", *(f"{value:.3f} ± {error:.3f}" for value, error in eighths())]])
+    return table(
+        head,
+        [[pair, *(f"{value:.3f} ± {error:.3f}" for value, error in eighths(pair))] for pair in SEARCHED],
+    )
 
 
 def sandwich_contrasts():
@@ -264,48 +192,44 @@ def prefix_table():
     return table(head, rows)
 
 
-def bundled_entry(name):
-    """A row of the bundled pair's results by the rule's name, or `light alone`."""
-    schedule = BUNDLED_RULES.get(name, "L256")
-    return next(row for row in read("bundled-schedules-h200.json")["schedules"] if row["schedule"] == schedule)
-
-
 def pairs_table():
-    """Losses of the rules on both data sets and for the bundled pair."""
-    head = ["light steps", *SETS, "bundled pair, 256 steps"]
+    """Losses of the rules for all three pairs."""
     rows = []
     for name in ("first", "sandwich", "last", "middle", "light alone"):
-        cells = [name if name == "light alone" else f"{name} 25 %"]
-        cells += [loss(entry(data, RULES.get(name, "L1000"))) for data in SETS]
-        rows.append([*cells, loss(bundled_entry(name))])
-    return table(head, rows)
+        cells = [loss(entry(pair, RULES.get(name, "L1000"))) for pair in PAIRS]
+        rows.append([name if name == "light alone" else f"{name} 25 %", *cells])
+    return table(["light steps", *PAIRS], rows)
 
 
-def band(pair, low, high):
-    """Mean of the held-out KL over the measured t in (low, high), and the most that its standard error can be."""
+def hump_row(pair):
+    """Where the held-out KL per masked token of a pair is highest, and whether it falls again towards t = 0."""
     curves = importance(pair).held_out
-    chosen = (curves.times > low) & (curves.times < high)
-    return float(curves.kl["L"].mean[chosen].mean()), float(curves.kl["L"].error[chosen].mean())
+    top = int(curves.kl["L"].mean.argmax())
+    value, error = hump(pair)
+    cells = [f"{curves.times[top]:.2f}", with_error(curves.kl["L"].mean[top], curves.kl["L"].error[top], ".3f")]
+    cells += [with_error(*band(pair, *ends), ".3f") for ends in ((0, 0.1), (0.2, 0.3), (0.9, 1))]
+    return [*cells, signed(value, error), verdict(value, error)]
 
 
-def hump(pair):
-    """Held-out KL for t in (0.2, 0.3) less that for t below 0.1, and the most that the standard error can be."""
-    (top, error), (end, other) = band(pair, 0.2, 0.3), band(pair, 0, 0.1)
-    return top - end, error + other
+HUMP = ["highest at t", "there", "t < 0.1", "0.2 < t < 0.3", "0.9 < t", "hump", "verdict"]
 
 
 def hump_table():
-    """The held-out KL per masked token over t, and whether it falls again towards t = 0."""
-    head = ["pair", "blocks", "highest at t", "there", "t < 0.1", "0.2 < t < 0.3", "0.9 < t", "hump", "verdict"]
+    """The hump of every pair."""
+    rows = [[pair, str(importance(pair).held_out.num_blocks), *hump_row(pair)] for pair in PAIRS]
+    return table(["pair", "blocks", *HUMP], rows)
+
+
+def training_table():
+    """The bundled pair after ever more steps of training: bounds, hump, and path KL a token."""
     rows = []
-    for pair in PAIRS:
-        curves = importance(pair).held_out
-        top = int(curves.kl["L"].mean.argmax())
-        value, error = hump(pair)
-        highest = with_error(curves.kl["L"].mean[top], curves.kl["L"].error[top], ".3f")
-        cells = [pair, str(curves.num_blocks), f"{curves.times[top]:.2f}", highest]
-        cells += [with_error(*band(pair, *ends), ".3f") for ends in ((0, 0.1), (0.2, 0.3), (0.9, 1))]
-        rows.append([*cells, signed(value, error), verdict(value, error)])
+    for name, steps in LENGTHS.items():
+        found = importance(name)
+        bounds = [with_error(*bound, ".3f") for bound in found.held_out.bound.values()]
+        values, _ = quarters(found.path(), "L")
+        each = [f"{values.sum() / found.path().free_positions:.3f}", f"{values[3] / values[0]:.1f}"]
+        rows.append([f"{steps:,}", *bounds, *hump_row(name), *each])
+    head = ["steps of training", "bound H", "bound L", *HUMP, "path KL a token", "last quarter / first"]
     return table(head, rows)
 
 
@@ -334,8 +258,8 @@ def held_out_path(pair, schedule):
 def predicted(pair):
     """(rule, schedule, path KL, its error, held-out KL, row of the judge) of every rule, the least path KL first."""
     found = []
-    for name, schedule in (RULES if pair in SETS else BUNDLED_RULES).items():
-        row = entry(pair, schedule) if pair in SETS else bundled_entry(name)
+    for name, schedule in RULES.items():
+        row = entry(pair, schedule)
         value, error = importance(pair).path().path_kl(ModelSchedule.parse(schedule))
         found.append((name, schedule, value, error, held_out_path(pair, schedule), row))
     return sorted(found, key=lambda line: line[2])
@@ -355,10 +279,10 @@ def predicted_table():
     return table(head, rows)
 
 
-def search_table():
-    """The best and the worst schedules of the exhaustive search, and the rules among them."""
+def search_table(pair="sentences"):
+    """The best and the worst schedules of an exhaustive search, and the rules among them."""
     head = ["rank", "tied with", "schedule", "loss", "more than the best", "path KL, nats a sample", "rank by path KL"]
-    ranked = searched()
+    ranked = searched(pair)
     order = sorted(row["predicted_path_kl"] for row in ranked)
     rows = []
     for row in (row for row in ranked if not 6 < row["rank"] < 26 or row["schedule"] in RULES.values()):
@@ -368,6 +292,11 @@ def search_table():
         value = row["predicted_path_kl"]
         rows.append([*cells, f"{value:.2f}", str(1 + order.index(value))])
     return table(head, rows)
+
+
+def search_bundled_table():
+    """The search for the bundled pair."""
+    return search_table("bundled")
 
 
 def shape_of(row):
@@ -493,8 +422,9 @@ def draw_band(axes, times, curve, index, label):
 
 
 MAKERS = (rules_table, early_table, late_table, middle_table, eighths_table, sandwich_table, diversity_table)
-MAKERS += (prefix_table, pairs_table, hump_table, quarters_table, predicted_table, search_table, frontier_table)
-TABLES = {make.__name__.removesuffix("_table"): make for make in (*MAKERS, temperature_table)}
+MAKERS += (prefix_table, pairs_table, hump_table, training_table, quarters_table, predicted_table, search_table)
+MAKERS += (search_bundled_table, frontier_table, temperature_table)
+TABLES = {make.__name__.removesuffix("_table"): make for make in MAKERS}
 
 if __name__ == "__main__":
     main()

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
 # The study of docs/study.md, from text to results/study/*.json: two data sets, a heavy and a light model for each, one
-# judge for both.
+# judge for both; and a third pair, the one that comes with Understudy (SETS=bundled), with its own judge.
 #
 #   recipes/study.sh CORPUS [RUNS] [STAGE ...]
 #
 # CORPUS holds longform-train-*.parquet, longform-validation.parquet, sentences-train.parquet and
 # sentences-validation.parquet (column `text`). RUNS (default: runs/study) receives blocks, models and results. Stages:
-# prepare, train, lengths (shorter training of the longform pair), then for each data set what STUDY lists; all of them
-# unless named. Interrupted, run it again: every step resumes, and finished results are left alone.
+# prepare, train, then for each set what STUDY lists; all of them unless named. Stage lengths (shorter trainings of the
+# bundled pair) runs where SETS has bundled. Interrupted, run it again: every step resumes, and finished results are left alone.
 #
-# Settings by environment: SETS (longform sentences), SAMPLES for each schedule, SEARCH_SAMPLES, STEPS of the schedules,
-# BATCH, DEVICE, PREFIX, LENGTHS (steps of the shorter trainings), EXTRA options of training.
+# Settings by environment: SETS (longform sentences, bundled), SAMPLES for each schedule, SEARCH_SAMPLES, STEPS of the
+# schedules, BATCH, DEVICE, PREFIX, LENGTHS (steps of the shorter trainings), EXTRA options of training.
 set -euo pipefail
 CORPUS=$1
 RUNS=${2:-runs/study}
 shift $(($# < 2 ? $# : 2))
-STUDY="analyze plan rules prefix steps temperature search"
-STAGES=${*:-prepare train lengths $STUDY}
+STUDY="analyze plan rules contrast prefix steps temperature search lengths"
+STAGES=${*:-prepare train $STUDY}
 SETS=${SETS:-longform sentences}
 SAMPLES=${SAMPLES:-4096}
 SEARCH_SAMPLES=${SEARCH_SAMPLES:-2048}
@@ -24,7 +24,7 @@ STEPS=${STEPS:-1000}
 BATCH=${BATCH:-256}
 DEVICE=${DEVICE:-auto}
 EXTRA=${EXTRA:---compile}
-LENGTHS=${LENGTHS:-500 2000}
+LENGTHS=${LENGTHS:-1000 3500}
 BLOCKS=${BLOCKS:-1024}
 TIMES=${TIMES:-32}
 PREFIX=${PREFIX:-32}
@@ -34,15 +34,18 @@ UNDERSTUDY=${UNDERSTUDY:-understudy}
 has() { [[ " $STAGES " == *" $1 "* ]]; }
 
 # The shape and length of each data set's models: blocks of so many tokens, width, heads, steps of training, batch,
-# learning rate, dropout.
-declare -A LENGTH=([longform]=256 [sentences]=128) WIDTH=([longform]=384 [sentences]=256) HEADS=([longform]=6 [sentences]=4)
+# learning rate, dropout. The bundled pair is that of recipes/demo.sh, 14,000 steps long, and is not trained here.
+declare -A LENGTH=([longform]=256 [sentences]=128 [bundled]=256) WIDTH=([longform]=384 [sentences]=256 [bundled]=256)
+declare -A HEADS=([longform]=6 [sentences]=4 [bundled]=4) DROPOUT=([longform]=0 [sentences]=0.1 [bundled]=0)
 declare -A TRAIN=([longform]=${LONGFORM_STEPS:-16000} [sentences]=${SENTENCES_STEPS:-18000})
-declare -A TRAIN_BATCH=([longform]=256 [sentences]=512) RATE=([longform]=1.5e-3 [sentences]=2e-3)
-declare -A DROPOUT=([longform]=0 [sentences]=0.1)
+declare -A TRAIN_BATCH=([longform]=256 [sentences]=512 [bundled]=256)
+declare -A RATE=([longform]=1.5e-3 [sentences]=2e-3 [bundled]=2e-3)
+MODELS=$(dirname "$0")/../src/understudy/assets/demo
 # What continuations begin with: blocks of one document each, or the first words of sentences; the held-out text holds no
 # more of them.
-declare -A PREFIXES=([longform]=longform-blocks [sentences]=sentences-prefixes.txt)
-declare -A PREFIX_LENGTH=([longform]=$PREFIX [sentences]=6) PREFIX_SAMPLES=([longform]=2400 [sentences]=1600)
+declare -A PREFIXES=([longform]=longform-blocks [sentences]=sentences-prefixes.txt [bundled]=bundled-blocks)
+declare -A PREFIX_LENGTH=([longform]=$PREFIX [sentences]=6 [bundled]=$PREFIX)
+declare -A PREFIX_SAMPLES=([longform]=2400 [sentences]=1600 [bundled]=2400)
 
 prepare() {
   local p="$UNDERSTUDY prepare" c=$CORPUS
@@ -62,6 +65,10 @@ for text in pyarrow.parquet.read_table(sys.argv[1]).column("text").to_pylist():
   $p "$c"/longform-train-*.parquet "$c"/sentences-train.parquet --validation "$c"/longform-validation.parquet \
     --validation "$c"/sentences-validation.parquet --tokenizer "$tokenizer" --block-length 256 --frame bos \
     --shard-blocks 16384 --output "$RUNS/judge-blocks"
+  if [[ " $SETS " == *" bundled "* ]]; then
+    $p "$c"/longform-train-*.parquet --validation "$c"/longform-validation.parquet --tokenizer "$MODELS/heavy" \
+      --block-length 256 --frame bos --shard-blocks 16384 --output "$RUNS/bundled-blocks"
+  fi
 }
 
 train() { # output, data, batch, further options
@@ -84,19 +91,21 @@ train_pair() { # data set, steps, what follows the models' names
 
 train_all() {
   local set
-  for set in $SETS; do train_pair "$set" "${TRAIN[$set]}"; done
+  for set in $SETS; do
+    if [ "$set" != bundled ]; then train_pair "$set" "${TRAIN[$set]}"; fi
+  done
+  if [ "$SETS" = bundled ]; then return; fi
   train judge judge-blocks 256 --objective ar --hidden-size 384 --heads 6 --blocks 6 --intermediate-size 1024 \
     --steps "${JUDGE_STEPS:-8000}" --lr 1.5e-3 --validation-blocks "$BLOCKS"
 }
 
 lengths() { # what a pair that saw less text finds important
   local steps
-  mkdir -p "$RUNS/results/longform"
   for steps in $LENGTHS; do
-    train_pair longform "$steps" "-$steps"
-    once "$RUNS/results/longform/importance-$steps.json" $UNDERSTUDY analyze --heavy "$RUNS/longform-heavy-$steps" \
-      --light "$RUNS/longform-light-$steps" --device "$DEVICE" --length "${LENGTH[longform]}" --batch-size "$BATCH" \
-      --data "$RUNS/longform-blocks" --blocks "$BLOCKS" --times "$TIMES" --num-samples "$SEARCH_SAMPLES" \
+    train_pair bundled "$steps" "-$steps"
+    once "$RUNS/results/bundled/importance-$steps.json" $UNDERSTUDY analyze --heavy "$RUNS/bundled-heavy-$steps" \
+      --light "$RUNS/bundled-light-$steps" --device "$DEVICE" --length 256 --batch-size "$BATCH" \
+      --data "$RUNS/bundled-blocks" --blocks "$BLOCKS" --times "$TIMES" --num-samples "$SEARCH_SAMPLES" \
       --steps "$STEPS" --bins 50
   done
 }
@@ -122,8 +131,10 @@ schedules() { printf '%s\n' "$@" | awk '!seen[$0]++ { printf "--schedule %s ", $
 study() { # data set
   local set=$1 out=$RUNS/results/$1
   mkdir -p "$out"
-  local pair=(--heavy "$RUNS/$set-heavy" --light "$RUNS/$set-light" --device "$DEVICE")
-  local judge=(--judge "$RUNS/judge") size=(--length "${LENGTH[$set]}" --batch-size "$BATCH")
+  local heavy=$RUNS/$set-heavy light=$RUNS/$set-light scorer=$RUNS/judge
+  if [ "$set" = bundled ]; then heavy=$MODELS/heavy light=$MODELS/light scorer=$MODELS/judge; fi
+  local pair=(--heavy "$heavy" --light "$light" --device "$DEVICE")
+  local judge=(--judge "$scorer") size=(--length "${LENGTH[$set]}" --batch-size "$BATCH")
   local evaluate=($UNDERSTUDY evaluate "${pair[@]}" "${judge[@]}" "${size[@]}" --judge-batch-size "$BATCH")
   if has analyze; then
     once "$out/importance.json" $UNDERSTUDY analyze "${pair[@]}" "${size[@]}" --data "$RUNS/$set-blocks" \
@@ -142,6 +153,12 @@ study() { # data set
   if has rules; then
     once "$out/rules.json" "${evaluate[@]}" -n "$SAMPLES" --data "$RUNS/$set-blocks" --self-bleu \
       $(schedules "H$STEPS" $(rules 250) $planned $(rules 500) $halved "L$STEPS")
+  fi
+  # shellcheck disable=SC2046,SC2086
+  if has contrast; then # the rules against each other, pair by pair: differences to the first
+    local a b c d
+    read -r a b c d <<< "$(rules 250)"
+    once "$out/contrast.json" "${evaluate[@]}" -n $((2 * SAMPLES)) $(schedules "$b" "$a" "$c" "$d")
   fi
   # shellcheck disable=SC2046,SC2086
   if has prefix; then
@@ -171,5 +188,7 @@ study() { # data set
 
 if has prepare; then prepare; fi
 if has train; then train_all; fi
-if has lengths; then lengths; fi
-for set in $SETS; do study "$set"; done
+for set in $SETS; do
+  study "$set"
+  if [ "$set" = bundled ] && has lengths; then lengths; fi
+done

@@ -1,6 +1,5 @@
 """What README and the docs show a reader is true: code runs, options exist, files are there, figures have a source."""
 
-import importlib.util
 import json
 import re
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from scripts import benchmark
 from understudy import ModelSchedule
 
 ROOT = Path(__file__).parent.parent
@@ -113,7 +113,7 @@ def schedule_row(entry, reference):
 
 
 def test_table_of_results_is_its_file():
-    source = results("bundled-schedules-h200.json")
+    source = results("bundled-schedules-h100.json")
     shown = table(README, "judge perplexity")
     assert [{**row, "": None} for row in shown] == [
         {"": None, **schedule_row(entry, source["reference"])} for entry in source["schedules"]
@@ -129,7 +129,7 @@ def test_names_in_the_table_of_results_fit_their_schedules():
 
 
 def test_what_is_read_from_the_table_of_results():
-    source = results("bundled-schedules-h200.json")
+    source = results("bundled-schedules-h100.json")
     entries = {entry["schedule"]: entry for entry in source["schedules"]}
     heavy, sandwich, first, last, middle, _ = entries.values()
     assert [*entries] == ["H256", "L32,H192,L32", "L64,H192", "H192,L64", "H96,L64,H96", "L256"]
@@ -191,7 +191,7 @@ def paper_row():
 
 def placements():
     entries = {
-        entry["schedule"]: entry["nll_difference"] for entry in results("bundled-schedules-h200.json")["schedules"]
+        entry["schedule"]: entry["nll_difference"] for entry in results("bundled-schedules-h100.json")["schedules"]
     }
     return (
         f"the judge's NLL rises by {entries['L64,H192']:.3f} when the light steps come first, "
@@ -211,11 +211,35 @@ def gap_of_the_pair():
     )
 
 
+def healed_light_models():
+    models = results("make-light-h100.json")["models"]
+    bound = {name: f"{found['validation']['bound']:.3f}" for name, found in models.items() if "validation" in found}
+    original = models["original"]["held_out_bound"][0]
+    assert models["imitate-1"]["tokens"] == models["scratch"]["tokens"] == models["hand"]["tokens"]
+    return (
+        f"Healed for {models['imitate-1']['steps']:,} steps ({models['imitate-1']['tokens'] / 1e6:.0f} M tokens, "
+        "`results/make-light-h100.json`), four blocks of the bundled heavy reach a held-out bound of "
+        f"{bound['imitate-1']} nats a token by KL alone, {bound['imitate-0.5']} with data loss for half of it, "
+        f"{bound['imitate-0']} by data loss alone; from random weights it is {bound['scratch']} after as many tokens, "
+        f"and {original:.3f} after ten times as many"
+    )
+
+
+def test_measured_blocks_are_worse_once_healed():
+    models, log = results("make-light-h100.json")["models"], words(ROOT / "docs/log.md")
+    assert (models["imitate-1"]["kept"], models["hand"]["kept"]) == ([0, 2, 5, 9], [0, 3, 6, 9])
+    kl = [f"{models[name]['kl_before_healing']['mean']:.2f}" for name in ("imitate-1", "hand")]
+    bounds = [f"{models[name]['validation']['bound']:.3f}" for name in ("imitate-1", "hand")]
+    assert f"lose {kl[0]} nats of KL, the evenly spaced 0, 3, 6, 9 lose {kl[1]}" in log
+    assert f"held-out bounds of {bounds[0]} and {bounds[1]}" in log
+
+
 STATEMENTS = {
+    "make-light-h100.json": (ROOT / "docs/decisions.md", healed_light_models),
     "demo-cpu.json": (README, demonstration),
     "flops-paper.json": (README, paper_row),
     "lazy-vs-plain-cpu.json": (README, lazy_and_plain),
-    "bundled-schedules-h200.json": (ROOT / "docs/log.md", placements),
+    "bundled-schedules-h100.json": (ROOT / "docs/log.md", placements),
     "bundled-gap.json": (CARD, gap_of_the_pair),
 }
 
@@ -232,12 +256,10 @@ def test_every_source_that_the_readme_names_is_held_against_it():
 
 
 def test_the_tables_of_the_performance_page_are_their_files():
-    path = ROOT / "benchmarks" / "performance_tables.py"
-    spec = importlib.util.spec_from_file_location("performance_tables", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = benchmark("performance_tables")
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    assert module.speed_table() in page
+    assert module.speed_table(module.H200) in page
+    assert module.speed_table(module.H100) in page
     assert module.parts_table() in page
 
 
