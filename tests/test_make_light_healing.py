@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from driving import finish
 from light_stage import LENGTH, make_blocks, make_tokenizer, save_heavy
 from models import MASK, VOCAB, random_canvas, tiny_network
+from sharding import SHARDED
 from understudy.checkpoint import checkpoint_folders
 from understudy.data import TokenBlocks, load_tokenizer
 from understudy.denoisers.model_files import model_sha256
@@ -361,8 +362,11 @@ def test_data_without_validation_heals_blocks_chosen_by_hand(tmp_path, heavy, to
 
 SCRIPT = """
 import sys, json
+sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
+from sharding import shard_if_asked
+shard_if_asked()
 from understudy.lightening import LightSettings, Weighing, make_light
 heavy, output, data, healing = sys.argv[1:]
 wish = LightSettings(blocks=2, data=data, weighing=Weighing(16, 4, batch_size=8))
@@ -377,16 +381,15 @@ torch.distributed.destroy_process_group()
 def test_two_processes_heal_as_one(tmp_path, heavy, data, launcher):
     """The main process weighs blocks, the other waits; then both train: the same losses up to rounding."""
     _, alone = heal(heavy, tmp_path / "alone", wish(data))
-    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "script.py").write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
     arguments = [str(heavy), str(tmp_path / "together"), str(data), json.dumps({**HEAL, "micro_batch": 2})]
-    sharded = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "ACCELERATE_USE_CPU": "true"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     result = subprocess.run(
         [*launch, str(tmp_path / "script.py"), *arguments],
         capture_output=True,
         text=True,
-        env=environment | (sharded if launcher == "fsdp" else {}),
+        env=environment | (SHARDED if launcher == "fsdp" else {}),
     )
     assert result.returncode == 0, result.stderr[-3000:]
     logs = [

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 import understudy.training.loop as loop
+from sharding import SHARDED
 from understudy.checkpoint import checkpoint_folders
 from understudy.errors import DataError, ModelError, SettingError
 from understudy.noise import noise_schedule
@@ -647,7 +648,10 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 import understudy.training.loop as loop
+from sharding import SHARDED
 import test_training as here
+from sharding import shard_if_asked
+shard_if_asked()
 splits = {{"train": here.patterned_blocks(), "validation": here.patterned_blocks(20)}}
 loop._open_blocks = lambda _, split: splits[split]
 config = loop.TrainingConfig(**json.loads(sys.argv[1]))
@@ -689,15 +693,6 @@ def test_killed_run_goes_on(tmp_path, script, memory_data):
     assert_same_weights(final_weights(whole), final_weights(cut))
 
 
-# What `accelerate launch --use_fsdp --fsdp_version 2` sets; it cannot be combined with `--cpu` there.
-SHARDED = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-}
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["ddp", "fsdp"])
 def test_two_processes_train_as_one(tmp_path, script, memory_data, launcher):
     """Two gloo processes, killed by us after a checkpoint of one process: same losses up to rounding."""

@@ -97,7 +97,7 @@ class _Run:
         self.loss, optimizer = self.engine.prepare(loss, make_optimizer(config, loss, self.device))
         self.plain_loss = cast(TokenLoss, self.engine.unwrap_model(self.loss))
         self.optimizer = cast(torch.optim.Optimizer, getattr(optimizer, "optimizer", optimizer))
-        self.state = TrainingState(self.plain_loss.network, self.optimizer, config.ema)
+        self.state = TrainingState(self.plain_loss.network, self.optimizer, config.ema, self.loss)
         self.start, self.notes = self._resume()
 
     def _resume(self) -> tuple[int, tuple[str, ...]]:

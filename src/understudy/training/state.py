@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from understudy.checkpoint import Checkpoint
@@ -23,11 +24,15 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class TrainingState:
     """Parameters of `network` by name, `optimizer` (AdamW) over them, and their exponential moving average.
 
-    `ema` holds this process's part of each parameter, float32; None when `decay` is 0.
+    `ema` holds this process's part of each parameter, float32; None when `decay` is 0. root: the module around the
+    network that is called, where it is sharded.
     """
 
-    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, decay: float) -> None:
+    def __init__(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, decay: float, root: nn.Module | None = None
+    ) -> None:
         self.optimizer = optimizer
+        self.root = network if root is None else root
         self.decay = decay
         self.names = [clean_name(name) for name, _ in network.named_parameters()]
         self.parameters: list[nn.Parameter] = list(network.parameters())
@@ -48,13 +53,19 @@ class TrainingState:
             return
         weights = [local_part(parameter) for parameter in self.parameters]
         kept = [weight.clone() for weight in weights]
-        with torch.no_grad():
-            torch._foreach_copy_(weights, self.ema)
+        self._exchange(weights, self.ema)
         try:
             yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(weights, kept)
+            self._exchange(weights, kept)
+
+    @torch.no_grad()
+    def _exchange(self, weights: list[torch.Tensor], others: list[torch.Tensor]) -> None:
+        """Write others over weights. What a sharded module has put together of them, and keeps, is then out of date."""
+        torch._foreach_copy_(weights, others)
+        for module in self.root.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
     def gather(self) -> dict[str, dict[str, torch.Tensor]]:
         """Give everything, whole and on the CPU, as the files of a checkpoint. Every process must take part."""
