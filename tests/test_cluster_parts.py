@@ -142,6 +142,10 @@ def test_parts_of_another_job_are_no_start(tmp_path):
     (tmp_path / "mine" / "thesis.tex").write_text("years")
     with pytest.raises(DataError, match="holds no parts"):
         FinishedParts(tmp_path / "mine", {})
+    FinishedParts(tmp_path / "two", {}).put(0, 0, 4, arrays(0, 4))
+    FinishedParts(tmp_path / "two", {}).put(0, 2, 6, arrays(2, 6))
+    with pytest.raises(DataError, match="holds samples twice"):
+        FinishedParts(tmp_path / "two", {})
     (tmp_path / "p" / "0-0-2.npz").write_bytes(b"PK")
     with pytest.raises(DataError, match="is damaged"):
         FinishedParts(tmp_path / "p", {"seed": 1, "steps": 8}).joined(0)

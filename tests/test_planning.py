@@ -467,13 +467,13 @@ def test_the_interval_is_students():
         assert Certificate("H", 1.0, 1.0, num_samples=samples).upper == pytest.approx(1 + errors, abs=1e-3)
 
 
-STEPS, LIGHT, TRAJECTORIES, RUNS = 48, 12, 24, 400
+STEPS, LIGHT, TRAJECTORIES, RUNS = 48, 12, 24, 120
 SIGMAS = 5  # a false alarm in 1.7 million, for each figure that is checked
 
 
 @pytest.fixture(scope="module")
 def certified():
-    """Certificates of 400 analyses of one pair: all steps are worth 1 nat, with noise of s.d. 1 in each trajectory.
+    """Certificates of RUNS analyses of one pair: all steps are worth 1 nat, with noise of s.d. 1 in each trajectory.
 
     True path KL of every plan: its 12 light steps. By kind: those with halves, and the same analyses without.
     """

@@ -270,3 +270,18 @@ def test_the_command_serves_the_bundled_pair_with_its_studio(monkeypatch, capsys
     assert said.out == ""
     assert "bundled heavy" in said.err
     assert "--api-keys FILE restricts that" in said.err
+
+
+@pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 400), ("localhost", 400), ("0.0.0.0", 200)])
+def test_the_command_answers_to_strange_names_only_where_others_reach_it(monkeypatch, capsys, host, status):
+    served = []
+    monkeypatch.setattr("understudy.server.serving.serve", lambda app, *_, **__: served.append(app))
+    serve_command(port=0, host=host)
+
+    async def look(name):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(served[0]), base_url=f"http://{name}") as visitor:
+            return [(await visitor.get(path)).status_code for path in ("/", "/studio/api/setup", "/v1/models")]
+
+    assert asyncio.run(look("evil.example")) == [status] * 3
+    assert asyncio.run(look("localhost:8000")) == [200] * 3
+    assert ("everyone who reaches" in capsys.readouterr().err) == (host == "0.0.0.0")

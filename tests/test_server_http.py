@@ -15,8 +15,12 @@ from understudy import sample
 from understudy.errors import DataError, ScheduleError, SettingError
 from understudy.server import ServerLimits, event_stream
 from understudy.server.app import create_app
+from understudy.server.asking import Asking
 from understudy.server.gate import MAX_BODY
+from understudy.server.hosts import Hosts
 from understudy.server.keys import Keys, read_keys
+from understudy.server.streams import canvas_events
+from understudy.server.wire import DenoiseBody
 
 PROMPT, SCHEDULE = "the cat", "L25%,H50%,L25%"
 BODY = {"prompt": PROMPT, "max_tokens": 12, "seed": 3, "schedule": SCHEDULE, "steps": 16}
@@ -300,6 +304,67 @@ async def test_other_wrong_requests_have_the_same_form():
         ]
     assert [answer.status_code for answer in answers] == [404, 405, 400, 400, 400, 404]
     assert all(answer.json()["error"]["message"] for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("host", "is_known"),
+    [
+        ("localhost:8000", True),
+        ("LOCALHOST.", True),
+        ("studio.localhost", True),
+        ("127.0.0.1", True),
+        ("127.9.9.9:1", True),
+        ("[::1]:8000", True),
+        ("box.lan:8000", True),
+        ("evil.example", False),
+        ("localhost.evil.example:8000", False),
+        ("127.0.0.1.evil.example", False),
+        ("192.168.0.7:8000", False),
+        ("0.0.0.0:8000", False),
+        ("", False),
+        ("[::1", False),
+    ],
+)
+@running
+async def test_on_loopback_only_its_own_names_are_answered(host, is_known):
+    async with service(hosts=Hosts(["Box.lan"])) as client:
+        for path in ("/v1/models", "/health", "/nowhere"):
+            answer = await client.get(path, headers={"Host": host})
+            if is_known:
+                assert answer.status_code == (404 if path == "/nowhere" else 200)
+            else:
+                error = answer.json()["error"]
+                assert (answer.status_code, error["code"]) == (400, "unknown_host")
+                assert repr(host) in error["message"]
+        answer = await client.post("/v1/completions", json=BODY, headers={"Host": host})
+        assert answer.status_code == (200 if is_known else 400)
+
+
+@running
+async def test_what_nobody_thought_of_has_the_same_form():
+    def room(_):
+        router = APIRouter()
+
+        @router.get("/room")
+        async def fail():
+            raise ZeroDivisionError
+
+        return router
+
+    async with service(rooms=[room]) as client:
+        answer = await client.get("/room")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
+
+
+@running
+async def test_canvases_that_are_behind_come_one_by_one():
+    async with service() as client:
+        asking = Asking.read(client.app.state.service, DenoiseBody(**BODY))
+        runs = asking.submit()
+        assert await asyncio.to_thread(runs[0].wait, SECONDS)
+        parts = [part async for part in canvas_events(asking, runs, 2)]
+    assert max(part.count("event: canvas") for part in parts) == 1
+    assert sum(part.count("event: canvas") for part in parts) == 2 + runs[0].num_passes // 2
 
 
 @running

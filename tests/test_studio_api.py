@@ -170,6 +170,19 @@ def test_the_list_is_the_latest_first_and_forgets_the_oldest(monkeypatch):
         assert client.get(f"/studio/api/runs/{ids[0]}", headers=ONE).status_code == 404
 
 
+def test_the_oldest_runs_of_all_are_forgotten_where_they_are_too_large_together(monkeypatch):
+    with TestClient(studio_app(Gate())) as client:
+        ids = [start(client, ONE)["id"]]
+        events(client, ids[0])
+        size = sum(map(len, client.get(f"/studio/api/runs/{ids[0]}", headers=ONE).json()["canvas"]))
+        monkeypatch.setattr(studio_runs, "MAX_TOKENS", 2 * size)
+        for headers in (OTHER, ONE):
+            ids.append(start(client, headers)["id"])
+            events(client, ids[-1], headers)
+        assert [entry["id"] for entry in client.get("/studio/api/runs", headers=ONE).json()] == [ids[2]]
+        assert [entry["id"] for entry in client.get("/studio/api/runs", headers=OTHER).json()] == [ids[1]]
+
+
 @pytest.mark.parametrize(
     ("changes", "status", "says"),
     [

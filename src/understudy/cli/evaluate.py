@@ -290,6 +290,7 @@ def _run(
 def _parts(given: dict[str, Any], models: "ModelSet", task: "ComparisonTask") -> "FinishedParts":
     """Where finished samples are kept, told what they and the judge's figures depend on."""
     from understudy.denoisers.model_files import model_sha256
+    from understudy.tokenizer_files import tokenizer_sha256
 
     cells = [[cell.label, str(cell.task.schedule), cell.temperature] for cell in task.cells]
     settings = {name: value for name, value in task.settings.items() if name != "batch_size"}
@@ -298,6 +299,7 @@ def _parts(given: dict[str, Any], models: "ModelSet", task: "ComparisonTask") ->
         **settings,
         "template": task.cells[0].task.template,
         "judge_batch": given["judge_batch_size"],
+        "tokenizer": tokenizer_sha256(models.tokenizer),  # which the judge may read texts by
     }
     return finished_parts(given, models, {**job, "judge": model_sha256(judge_path(given["judge"]))})
 

@@ -267,6 +267,7 @@ def _journal(given: dict[str, Any], models: "ModelSet", settings: "SearchSetting
     """Open the journal beside the output, told what its measurements depend on; where models lie is not among it."""
     from understudy.denoisers.model_files import model_sha256
     from understudy.record_journal import RecordJournal
+    from understudy.tokenizer_files import tokenizer_sha256
 
     place, judge = place_of(given), given["judge"]
     facts = {
@@ -274,4 +275,6 @@ def _journal(given: dict[str, Any], models: "ModelSet", settings: "SearchSetting
         "judge": model_sha256(judge_path(judge)),
         **number_facts(given["precision"], place),
     }
+    if given["tokenizer"] is not None:  # which the judge may read texts by
+        facts["tokenizer"] = tokenizer_sha256(models.tokenizer)
     return RecordJournal(_journal_path(given), settings.journal_job(space.num_steps, facts))

@@ -106,8 +106,9 @@ def serve_command(
     given = dict(locals())
     _check_packages()
     from understudy.server.app import create_app
+    from understudy.server.hosts import Hosts, is_loopback
     from understudy.server.keys import read_keys
-    from understudy.server.serving import LOOPBACK, address_of, open_socket, serve
+    from understudy.server.serving import address_of, open_socket, serve
 
     limits = _limits(given)
     keys = None if api_keys is None else read_keys(api_keys)
@@ -116,18 +117,20 @@ def serve_command(
     with open_socket(host, port) as listening:  # first, because loading models takes its time
         models = load_given(given)
         rooms = [] if no_studio else [_studio(given)]
+        is_local = is_loopback(listening.getsockname()[0])
         app = create_app(
             models,
             limits,
             schedule=schedule,
             steps=steps,
             keys=keys,
+            hosts=Hosts([host]) if is_local else None,
             cuda_graphs=cuda_graphs,
             drain_seconds=grace,
             rooms=rooms,
         )
         _announce(models, address_of(listening), has_studio=not no_studio)
-        if host not in LOOPBACK and keys is None:
+        if not is_local and keys is None:
             typer.echo("everyone who reaches this address may use it; --api-keys FILE restricts that", err=True)
         serve(app, listening, grace_seconds=grace, access_log=access_log)
 

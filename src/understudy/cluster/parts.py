@@ -12,6 +12,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -117,6 +118,9 @@ class FinishedParts:
         for match in parts:
             number, first, end = (int(text) for text in match.groups())
             self._kept[number, first, end] = folder / match[0]
+        places = sorted(self._kept)
+        if any(one[0] == other[0] and one[2] > other[1] for one, other in pairwise(places)):
+            raise DataError(f"{str(folder)!r} holds samples twice, as of two commands at once; remove it")
 
     def _read(self, kept: Arrays | Path) -> Arrays:
         if not isinstance(kept, Path):

@@ -13,6 +13,7 @@ from understudy.denoisers.model_set import ModelSet
 from understudy.server.completions import completions
 from understudy.server.engine import Engine
 from understudy.server.gate import Gate
+from understudy.server.hosts import Hosts
 from understudy.server.keys import Keys
 from understudy.server.limits import ServerLimits
 from understudy.server.metrics import Metrics
@@ -31,6 +32,7 @@ def create_app(
     schedule: str | None = None,
     steps: int | None = None,
     keys: Keys | None = None,
+    hosts: Hosts | None = None,
     cuda_graphs: bool = True,
     drain_seconds: float | None = None,
     rooms: Sequence[Room] = (),
@@ -38,8 +40,8 @@ def create_app(
     """Make the service over models; it works from the application's start to its shutdown, once.
 
     limits: what it takes on. schedule, steps: of requests that name none; 256 steps unless given, or the most allowed.
-    keys: who may use it; everyone unless given. drain_seconds: how long accepted requests are finished at the shutdown;
-    as long as they take unless given.
+    keys: who may use it; everyone unless given. hosts: by which names it may be called; by any unless given.
+    drain_seconds: how long accepted requests are finished at the shutdown; as long as they take unless given.
     rooms: functions that give further routes for the service, such as those of the studio; they guard themselves
     (`requires_key`). `app.state.service` is what they are given. Raises SettingError or ScheduleError.
     """
@@ -60,7 +62,7 @@ def create_app(
 
     app = FastAPI(title="Understudy", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service, app.state.metrics = service, metrics
-    app.add_middleware(Gate, metrics=metrics)
+    app.add_middleware(Gate, metrics=metrics, hosts=hosts)
     add_handlers(app)
     app.include_router(operations(service, metrics))
     app.include_router(completions(service), dependencies=[requires_key(service)])

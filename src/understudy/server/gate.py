@@ -1,10 +1,11 @@
-"""What every request passes first and every answer last: the size of bodies, and what is counted."""
+"""What every request passes first and every answer last: the host, the size of bodies, and what is counted."""
 
 import time
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from understudy.server.hosts import Hosts
 from understudy.server.metrics import Metrics
 from understudy.server.problems import AnswerError
 
@@ -12,10 +13,13 @@ MAX_BODY = 2**20  # bytes; a text of the longest sequences is far smaller
 
 
 class Gate:
-    """Refuses bodies of more than `max_body` bytes, and counts answers by path and status."""
+    """Refuses other hosts than `hosts`, any unless given, and bodies of more than `max_body` bytes.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, max_body: int = MAX_BODY) -> None:
-        self.app, self.metrics, self.max_body = app, metrics, max_body
+    Counts answers by path and status.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, hosts: Hosts | None = None, max_body: int = MAX_BODY) -> None:
+        self.app, self.metrics, self.hosts, self.max_body = app, metrics, hosts, max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through."""
@@ -31,11 +35,26 @@ class Gate:
             await send(message)
 
         try:
-            await self._limited(scope, receive, note)
+            if (problem := self._stranger(scope)) is None:
+                await self._limited(scope, receive, note)
+            else:
+                await problem.answer(scope, receive, note)
         finally:
             path = getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(path, str(status or 500)).inc()
             self.metrics.request_seconds.labels(path).observe(time.monotonic() - started)
+
+    def _stranger(self, scope: Scope) -> AnswerError | None:
+        """What is wrong with the Host header; a browser always sends one."""
+        given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        if self.hosts is None or all(map(self.hosts.accept, given)):
+            return None
+        return AnswerError(
+            400,
+            f"the Host header is {given[0]!r}, and this service answers on loopback alone: call it by localhost or "
+            "127.0.0.1, or give that name as --host",
+            code="unknown_host",
+        )
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the body on while it is small enough, whatever its head says of its size."""

@@ -94,6 +94,9 @@ def add_handlers(app: FastAPI) -> None:
         code = "body_too_large" if error.status_code == 413 else None
         return AnswerError(error.status_code, str(error.detail), code=code, headers=dict(error.headers or {})).answer
 
+    def show_unknown(_: Request, error: Exception) -> JSONResponse:  # which is raised again, for the log
+        return AnswerError(500, "the service failed on this request; its log says why", code="internal").answer
+
     def show_invalid(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         return _invalid(error).answer
@@ -102,6 +105,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(UnderstudyError, show_ours)
     app.add_exception_handler(HTTPException, show_plain)
     app.add_exception_handler(RequestValidationError, show_invalid)
+    app.add_exception_handler(Exception, show_unknown)
 
 
 def _invalid(error: RequestValidationError) -> AnswerError:

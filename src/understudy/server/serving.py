@@ -15,7 +15,6 @@ from fastapi import FastAPI
 from understudy.errors import SettingError, one_line
 from understudy.server.engine import Engine
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 ANSWER_SECONDS = 5  # in which those whose requests are cancelled in the end hear of it
 FORCED_SECONDS = 5.0  # for the pass that is under way
 

@@ -91,7 +91,7 @@ async def canvas_events(asking: Asking, runs: Sequence[Run], every: int) -> Asyn
     yield event_lines(_canvas(asking, runs), event="canvas")
     async with aclosing(_merged(runs)) as happenings:
         async for number, events in happenings:
-            lines = []
+            lines: list[str] = []
             for event in events:
                 if event.kind == "reveal":
                     made += 1
@@ -99,11 +99,14 @@ async def canvas_events(asking: Asking, runs: Sequence[Run], every: int) -> Asyn
                     details = {name: value for name, value in event.details.items() if name != "sample"}
                     lines.append(event_lines({"index": index, **details}, event="reveal"))
                     if every and made % every == 0:
-                        lines.append(event_lines(_canvas(asking, runs), event="canvas"))
+                        # By itself: whoever reads slowly has many of them to come, which are not to be made at once.
+                        yield "".join([*lines, event_lines(_canvas(asking, runs), event="canvas")])
+                        lines.clear()
             if (problem := _problem(runs[number], events)) is not None:
                 yield "".join([*lines, event_lines(problem.body, event="error")])
                 return
-            yield "".join(lines)
+            if lines:
+                yield "".join(lines)
     yield event_lines(_canvas(asking, runs), event="canvas")
     answer = await asyncio.to_thread(asking.answer, runs)
     yield event_lines(answer.to_dict(), event="done")

@@ -1,20 +1,21 @@
 """What the studio answers to: the page at /, and its API below /studio/api."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 
 from understudy.errors import SettingError
 from understudy.flops import reference_key
 from understudy.importance import Importance
 from understudy.server.app import requires_key
 from understudy.server.engine import Engine
+from understudy.server.event_stream import EventStream, event_lines
 from understudy.server.sequences import RunRequest
 from understudy.server.service import Service
 from understudy.studio.drafts import DraftReader, template_of
@@ -26,7 +27,6 @@ from understudy.studio.runs import RunTeller, StudioRun, StudioRuns
 from understudy.studio.wire import Draft, RunBody, StudioRoute, refusal
 
 STEPS, NEW_TOKENS = 64, 96  # what the page begins with, where the limits allow it
-BEAT_SECONDS = 15.0  # of silence, before a stream says that it is still there
 
 Session = Annotated[str, Header(alias="X-Studio-Session", min_length=16, max_length=64, pattern=r"^[\w-]+$")]
 After = Annotated[int, Header(alias="Last-Event-ID", ge=0)]
@@ -122,28 +122,14 @@ class _Studio:
             },
         )
 
-    async def stream(self, entry: StudioRun, after: int) -> AsyncIterator[str]:
-        """Events of a run as server-sent events; in long silence a comment, so that nobody takes it for dead."""
-        events = self.runs.follow(entry, after)
-        upcoming = asyncio.ensure_future(anext(events, None))
-        try:
-            while True:
-                done, _ = await asyncio.wait([upcoming], timeout=BEAT_SECONDS)
-                if not done:
-                    yield ": still here\n\n"
-                    continue
-                event = upcoming.result()
-                if event is None:
-                    return
+    async def stream(self, entry: StudioRun, after: int) -> AsyncGenerator[str, None]:
+        """Events of a run as server-sent events, the last one with the exact characters of every token."""
+        async with aclosing(self.runs.follow(entry, after)) as events:
+            async for event in events:
                 content = event.to_dict()
                 if event.kind == "done":
                     content["rows"] = await asyncio.to_thread(self.teller.rows, entry.run)
-                yield f"id: {event.index}\nevent: {event.kind}\ndata: {json.dumps(content)}\n\n"
-                upcoming = asyncio.ensure_future(anext(events, None))
-        finally:
-            upcoming.cancel()
-            await asyncio.wait([upcoming])
-            await events.aclose()
+                yield event_lines(content, event=event.kind, index=event.index)
 
 
 def _page_router() -> APIRouter:
@@ -219,8 +205,9 @@ def _run_router(studio: _Studio) -> APIRouter:
         entry = studio.runs.get(session, run_id)
         if entry is None:
             return _no_such_run()
-        headers = {**HEADERS, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(studio.stream(entry, last_event_id), media_type="text/event-stream", headers=headers)
+        answer = EventStream(studio.stream(entry, last_event_id))
+        answer.headers.update({**HEADERS, "Cache-Control": "no-store"})
+        return answer
 
     return router
 

@@ -17,6 +17,7 @@ from understudy.studio.drafts import segments_of
 from understudy.studio.pieces import template_pieces, token_pieces
 
 MAX_OWN, MAX_ALL = 50, 500  # runs that are kept, of one session and of all: every event of each is
+MAX_TOKENS = 500_000  # of all that are kept: the events take some 800 bytes a token
 
 
 @dataclass(eq=False)
@@ -43,6 +44,7 @@ class StudioRuns:
         self.entries[run.id] = entry = StudioRun(session, run, settings, datetime.now(UTC))
         self._forget([kept for kept in self.entries.values() if kept.session == session], MAX_OWN)
         self._forget([*self.entries.values()], MAX_ALL)
+        self._lighten()
         self._watch(entry)
         return entry
 
@@ -78,6 +80,15 @@ class StudioRuns:
         """Drop the oldest of `kept` beyond `most`, of those that are over."""
         over = [entry for entry in kept if entry.run.is_over]
         for entry in over[: max(0, len(kept) - most)]:
+            del self.entries[entry.run.id]
+
+    def _lighten(self) -> None:
+        """Drop the oldest of those that are over while all together have more than `MAX_TOKENS` tokens."""
+        held = sum(entry.run.tokens.size for entry in self.entries.values())
+        for entry in [entry for entry in self.entries.values() if entry.run.is_over]:
+            if held <= MAX_TOKENS:
+                return
+            held -= entry.run.tokens.size
             del self.entries[entry.run.id]
 
 
