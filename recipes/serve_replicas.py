@@ -13,6 +13,7 @@ import torch
 
 from understudy.cluster import WorkerModels, connect, serve_app, travelling
 from understudy.denoisers.model_set import bundled_paths
+from understudy.server.hosts import is_loopback
 
 
 def main():
@@ -25,7 +26,8 @@ def main():
         from ray import serve
 
         serve.start(http_options={"host": settings.host, "port": settings.port})
-        app = serve_app(models, replicas=settings.replicas, schedule=settings.schedule, api_keys=settings.api_keys)
+        options = {"replicas": settings.replicas, "schedule": settings.schedule, "api_keys": settings.api_keys}
+        app = serve_app(models, hosts=[settings.host] if is_loopback(settings.host) else None, **options)
         serve.run(app)
         try:
             signal.pause()

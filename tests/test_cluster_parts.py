@@ -5,6 +5,7 @@ import os
 import pickle
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from driving import finish
 from stage import make_judge, make_pair, make_tokenizer, save_stage
-from understudy.cli import main
+from understudy.cli import evaluate, main
 from understudy.cli.ray_options import complete_ray
 from understudy.cluster import (
     FinishedParts,
@@ -26,7 +27,7 @@ from understudy.cluster.connection import Room, connect
 from understudy.cluster.parts import stretch_size
 from understudy.cluster.placing import Placement, place_workers
 from understudy.denoisers.model_files import model_sha256
-from understudy.denoisers.model_set import bundled_paths
+from understudy.denoisers.model_set import bundled_models, bundled_paths
 from understudy.errors import ClusterError, DataError, ModelError, SettingError
 from understudy.evaluation import ComparisonTask, Scoring, run_comparison
 from understudy.sampling import ConfidenceTask, SamplingTask, decode_steps, decoding_task, sample_steps
@@ -149,6 +150,16 @@ def test_parts_of_another_job_are_no_start(tmp_path):
     (tmp_path / "p" / "0-0-2.npz").write_bytes(b"PK")
     with pytest.raises(DataError, match="is damaged"):
         FinishedParts(tmp_path / "p", {"seed": 1, "steps": 8}).joined(0)
+
+
+def test_parts_of_a_comparison_are_for_one_tokenizer(tools, tmp_path):
+    given = {"output": tmp_path / "e.json", "place": "cpu", "precision": "float32", "judge": None}
+    task = comparison(tools, scoring=Scoring("retokenized", judge_batch_size=2))
+    mine, other = (SimpleNamespace(digests={}, tokenizer=own) for own in (tools.tokenizer, bundled_models().tokenizer))
+    evaluate._parts({**given, "judge_batch_size": 2}, mine, task).put(0, 0, 2, arrays(0, 2))
+    assert evaluate._parts({**given, "judge_batch_size": 2}, mine, task).stretches(0) == [(0, 2)]
+    with pytest.raises(SettingError, match="a job with another tokenizer;"):
+        evaluate._parts({**given, "judge_batch_size": 2}, other, task)
 
 
 def test_a_part_that_was_not_written_to_its_end_does_not_count(tmp_path):

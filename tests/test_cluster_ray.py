@@ -195,12 +195,14 @@ def test_replicas_of_the_service_answer_alike(nodes, workforce, stage):
         port = free.getsockname()[1]
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     try:
-        serve.run(serve_app(WorkerModels(paths), replicas=2, schedule="L25%,H50%,L25%", steps=8))
+        serve.run(serve_app(WorkerModels(paths), replicas=2, schedule="L25%,H50%,L25%", steps=8, hosts=()))
         body = {"model": "understudy", "prompt": "the cat", "max_tokens": 8, "seed": 5}
         place = f"http://127.0.0.1:{port}/v1/completions"
         answers = [httpx.post(place, json=body, timeout=60).json() for _ in range(8)]
         assert len({answer["choices"][0]["text"] for answer in answers}) == 1
         assert {answer["understudy"]["schedule"] for answer in answers} == {"L2,H4,L2"}
+        strange = httpx.post(place, json=body, headers={"Host": "evil.example"}, timeout=60)
+        assert (strange.status_code, strange.json()["error"]["code"]) == (400, "unknown_host")
         with httpx.stream("POST", place, json={**body, "stream": True}, timeout=60) as stream:
             lines = [line for line in stream.iter_lines() if line]
         assert lines[-1] == "data: [DONE]"

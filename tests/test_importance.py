@@ -12,7 +12,7 @@ from laws import TableDenoiser, ancestral_law, exact_pair, exact_step_divergence
 from models import MASK, random_canvas, tiny_denoiser, tiny_pair
 from understudy import ModelSchedule
 from understudy.errors import DataError, ModelError, SettingError
-from understudy.importance import AnalysisSettings, Importance, PathDivergence, analyze
+from understudy.importance import AnalysisSettings, Importance, PathDivergence, analysis, analyze
 from understudy.importance.divergence import log_probabilities, row_divergence
 from understudy.importance.trajectories import bin_edges
 from understudy.record_journal import RecordJournal
@@ -105,7 +105,9 @@ def test_equal_models_differ_nowhere():
     assert not found.path().per_step.any()
 
 
-def test_held_out_curves_are_those_of_dense_logits():
+@pytest.mark.parametrize("stretch", [256, 2])
+def test_held_out_curves_are_those_of_dense_logits(monkeypatch, stretch):
+    monkeypatch.setattr(analysis, "STRETCH", stretch)
     pair, blocks = tiny_pair(), tiny_blocks(5, 16)
     curves = run(pair, blocks, num_samples=0).held_out
     for index, t in enumerate(curves.times):

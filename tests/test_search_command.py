@@ -129,7 +129,7 @@ def test_a_long_schedule_is_broken_after_commas(call, monkeypatch, tmp_path):
     assert "… 64 runs" in shown
 
 
-def test_a_second_run_reads_the_journal_and_agrees(call, tmp_path):
+def test_a_second_run_reads_the_journal_and_agrees(call, stage, tmp_path):
     first = json.loads(call(*SETTINGS, "--output", "a.json", "--json").stdout)
     journal = (tmp_path / "a.jsonl").read_bytes()
     second = json.loads(call(*SETTINGS, "--output", "a.json", "--json").stdout)
@@ -137,6 +137,8 @@ def test_a_second_run_reads_the_journal_and_agrees(call, tmp_path):
     assert second["schedules"] == first["schedules"]
     error = call(*SETTINGS, "--seed", 1, "--output", "a.json").exception
     assert "'a.jsonl' belongs to a job with another seed" in str(error)
+    error = call(*SETTINGS, "--tokenizer", stage["heavy"], "--output", "a.json").exception
+    assert "'a.jsonl' belongs to a job with another tokenizer" in str(error)
 
 
 def test_a_journal_goes_with_the_weights_wherever_they_lie(call, stage, tmp_path):

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
@@ -217,6 +218,43 @@ def test_a_process_that_may_not_take_its_time_cancels_and_says_so(folders, grace
         assert (name, json.loads(data.removeprefix("data: "))["error"]["code"]) == ("event: error", "cancelled")
         assert process.wait(SECONDS) == 0
         assert "Traceback" not in process.stderr.read()
+
+
+HANGING = """
+from serving import TOKENIZER, GatedDenoiser, make_pair, model_set
+from understudy.server.app import create_app
+from understudy.server.serving import address_of, open_socket, serve
+
+class Hanging(GatedDenoiser):
+    def logits(self, *arguments):
+        print("pass", flush=True)
+        return super().logits(*arguments)
+
+with open_socket("127.0.0.1", 0) as listening:
+    print(address_of(listening), flush=True)
+    serve(create_app(model_set({"H": Hanging(make_pair(TOKENIZER)["H"])})), listening, access_log=False)
+"""
+
+
+def test_a_process_whose_pass_hangs_leaves_at_the_third_signal():
+    folder = os.path.dirname(__file__)
+    command = [sys.executable, "-c", HANGING]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
+    try:
+        address = process.stdout.readline().strip()
+        with httpx.Client(timeout=SECONDS) as client, ThreadPoolExecutor() as others:
+            asked = others.submit(client.post, f"{address}/v1/completions", json={"prompt": "a"})
+            assert process.stdout.readline() == "pass\n"
+            process.send_signal(signal.SIGTERM)
+            while "Shutting down" not in process.stderr.readline():
+                pass
+            process.send_signal(signal.SIGTERM)
+            assert asked.result(SECONDS).status_code == 503
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(5) == -signal.SIGTERM
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_the_command_says_in_one_line_that_its_port_is_taken():

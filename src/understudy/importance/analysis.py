@@ -145,7 +145,10 @@ class _HeldOut:
             raise SettingError("there is 1 block of text, which leaves errors unknown; give more text, or no times")
         times = (np.arange(settings.num_times) + 0.5) / settings.num_times
         part = cls(keys, blocks, times, noise, settings)
-        if not all((part._uniforms(index) < noise.mask_prob(time)).any() for index, time in enumerate(times.tolist())):
+        whole = slice(0, len(blocks))
+        if not all(
+            (part._uniforms(index, whole) < noise.mask_prob(time)).any() for index, time in enumerate(times.tolist())
+        ):
             raise SettingError(f"{len(blocks)} blocks are too few: at one time nothing is masked; give more text")
         return part
 
@@ -170,11 +173,14 @@ class _HeldOut:
             name = f"held-out {index}" if count <= STRETCH else f"held-out {index} {first}:{end}"
             yield name, slice(first, end)
 
-    def _uniforms(self, index: int) -> NDArray[np.float64]:
-        return np.random.default_rng((self.settings.seed, index)).random(self.blocks.shape)
+    def _uniforms(self, index: int, rows: slice) -> NDArray[np.float64]:
+        """Those of some blocks at one time, without drawing those of the blocks before them."""
+        length = self.blocks.shape[1]
+        source = np.random.PCG64((self.settings.seed, index)).advance(rows.start * length)
+        return np.random.Generator(source).random((rows.stop - rows.start, length))
 
     def _unit(self, index: int, time: float, rows: slice) -> HeldOutUnit:
-        uniforms = self._uniforms(index)[rows]
+        uniforms = self._uniforms(index, rows)
         return HeldOutUnit(tuple(self.keys), self.blocks[rows], uniforms, time, self.noise, self.settings.batch_size)
 
 

@@ -73,8 +73,14 @@ class _Server(uvicorn.Server):
         self._is_hurried = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end; when asked again, cancel what runs, whose clients hear of it, so that all ends by itself."""
-        if self.should_exit and not self._is_hurried:
+        """Begin to end; when asked again, cancel what runs, whose clients hear of it, so that all ends by itself.
+
+        When asked a third time, leave at once: threads that wait for a pass which hangs can be ended in no other way.
+        """
+        if self._is_hurried:
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
+        elif self.should_exit:
             self._is_hurried = True
             self.engine.stop(drain=False, seconds=0)
         else:
