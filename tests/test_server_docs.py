@@ -112,3 +112,17 @@ def test_what_the_page_says_was_measured_is_what_its_sources_hold():
     assert "held {} MiB in the second quarter of that time and {} MiB in the last".format(*memory) in text
     for run in (long_run, slow):
         assert run["not the same as before"] == run["left_in_the_engine"] == run["runs"]["failed"] == 0
+
+
+def test_what_the_page_says_of_locust_is_what_its_source_holds():
+    text, found = " ".join(section("Measured").split()), results("serving-locust-cpu.json")
+    assert found["tool"].startswith("locust ")
+    assert "{users} users for 2 × {seconds} s in each mode, on {remark}".format(**found["settings"]) in text
+    for mode, entry in found["modes"].items():
+        answers, runs = entry["whole"] + entry["streamed"], entry["runs"]
+        assert entry["failures"] == runs["failed"] == 0
+        assert answers + entry["vanished"] == runs["done"] + runs["cancelled"]
+        cells = [mode, answers, entry["vanished"], runs["cancelled"], f"{entry['requests_per_second']:.2f}"]
+        cells += [" / ".join(f"{seconds:.2f}" for seconds in entry["latency_seconds"].values())]
+        cells += [" / ".join(f"{mib:.1f}" for mib in entry["resident_mib"].values())]
+        assert f"| {' | '.join(map(str, cells))} |" in text
