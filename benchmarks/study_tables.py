@@ -26,6 +26,7 @@ from study_files import (
     hump,
     importance,
     interval_error,
+    is_told_apart,
     loss,
     perplexity,
     share,
@@ -352,7 +353,8 @@ def frontier_table():
         cells = [point[0], str(point[1])]
         for data, (shape, _, cost, row) in zip(SETS, (point, others[point[:2]]), strict=True):
             found = None if shape == SHAPES[0] else against_heavy(data, cost, row)
-            cells += [f"{cost:.2f}", perplexity(row), "–" if found is None else signed(*found)]
+            apart = "**" if found and is_told_apart(*found) else ""
+            cells += [f"{cost:.2f}", perplexity(row), f"{apart}{signed(*found)}{apart}" if found else "–"]
         rows.append(cells)
     return table(head, rows)
 
