@@ -275,7 +275,9 @@ def test_the_command_says_in_one_line_that_its_port_is_taken():
         ({"host": "no.such.host.invalid"}, "not known here"),
         ({"model": ["nothing"]}, "--model is 'nothing'"),
         ({"schedule": "M100%"}, "names M"),
-        ({"importance": "none.json"}, "none.json"),
+        ({"importance": "none.json"}, "'none.json' cannot be read"),
+        ({"importance": __file__}, "is no importance file.*; give the importance.json that understudy analyze wrote"),
+        ({"max_sequences": 1, "queue": 1}, "--max-samples is 16, but --max-sequences 1 and --queue 1 have room for 2"),
     ],
 )
 def test_the_command_refuses_before_it_serves(options, words):
@@ -323,3 +325,17 @@ def test_the_command_answers_to_strange_names_only_where_others_reach_it(monkeyp
     assert asyncio.run(look("evil.example")) == [status] * 3
     assert asyncio.run(look("localhost:8000")) == [200] * 3
     assert ("everyone who reaches" in capsys.readouterr().err) == (host == "0.0.0.0")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_the_command_answers_to_the_names_that_it_is_told(monkeypatch, host):
+    served = []
+    monkeypatch.setattr("understudy.server.serving.serve", lambda app, *_, **__: served.append(app))
+    serve_command(port=0, host=host, allow_host=["studio.example", "Other.example"])
+
+    async def look(name):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(served[0]), base_url=f"http://{name}") as visitor:
+            return (await visitor.get("/v1/models")).status_code
+
+    names = ("studio.example", "other.example:8443", "localhost:8000", "evil.example")
+    assert [asyncio.run(look(name)) for name in names] == [200, 200, 200, 400]

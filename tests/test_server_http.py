@@ -221,7 +221,7 @@ async def test_the_canvas_is_shown_while_it_fills():
     reveals = [data for name, data in told if name == "reveal"]
     assert len(reveals) == start["num_passes"] == sum(done["understudy"]["nfe"].values())
     canvases = [data for name, data in told if name == "canvas"]
-    assert len(canvases) == 2 + len(reveals) // 5
+    assert len(canvases) == 2 + (len(reveals) - 1) // 5
     rows = [list(choice["tokens"]) for choice in canvases[-1]["choices"]]
     assert not any(token is None for row in rows for token in row)
     assert {len(row) for row in rows} == {14}
@@ -237,7 +237,7 @@ async def test_the_canvas_is_shown_while_it_fills():
 REFUSED = {
     "unknown field": ({"frequency": 1}, 400, "frequency", "there is no field 'frequency'"),
     "logprobs": ({"logprobs": 0}, 400, "logprobs", "logprobs is not supported"),
-    "best_of": ({"best_of": 3}, 400, None, "best_of is 3"),
+    "best_of": ({"best_of": 3}, 400, "best_of", "best_of is 3"),
     "penalty": ({"presence_penalty": 0.5}, 400, "presence_penalty", "presence_penalty"),
     "bias": ({"logit_bias": {"5": 1}}, 400, "logit_bias", "logit_bias"),
     "no tokens": ({"max_tokens": 0}, 400, "max_tokens", "greater than or equal to 1"),
@@ -245,16 +245,23 @@ REFUSED = {
     "too many": ({"n": 17}, 400, "n", "17 samples are asked for; this service takes at most 16"),
     "too many in all": ({"prompt": ["a"] * 9, "n": 2}, 400, "n", "18 samples"),
     "no schedule": ({"schedule": "L4,,"}, 400, "schedule", "column"),
-    "unbound": ({"schedule": "M100%"}, 400, None, "names M"),
+    "unbound": ({"schedule": "M100%"}, 400, "schedule", "names M"),
+    "unbound before wrong": ({"schedule": "L4,X8"}, 400, "schedule", "column 4: the schedule names X, but models"),
+    "too many counts": ({"schedule": "H5000", "steps": None}, 400, "schedule", "at most 4096"),
+    "gap in prompt": ({"prompt": "the [MASK*5] sat"}, 400, "prompt", "holds [MASK*5], which is filled in an infill"),
+    "gap in prompts": ({"prompt": ["a", "[MASK]"]}, 400, "prompt", "put the whole text into infill"),
+    "gap in suffix": ({"suffix": "[MASK]"}, 400, "suffix", "put the whole text into infill"),
+    "many stops": ({"stop": list("abcde")}, 400, "stop", "a text of 1 to 1000 characters, or a list of up to 4"),
+    "prompt of nothing": ({"prompt": [[]]}, 400, "prompt", "a text, token ids (whole numbers from 0), or a list"),
     "steps disagree": ({"schedule": "L4,H4", "steps": 9}, 400, "schedule", "9"),
-    "too many steps": ({"steps": 5000}, 400, None, "at most 4096"),
+    "too many steps": ({"steps": 5000}, 400, "steps", "at most 4096"),
     "no model": ({"model": "gpt"}, 404, "model", "there are: understudy, H, L"),
     "alone": ({"model": "H"}, 400, "schedule", "model H works alone"),
-    "no prompt": ({"prompt": []}, 400, "prompt", "prompt"),
-    "strange token": ({"prompt": [275]}, 400, None, "outside"),
+    "no prompt": ({"prompt": []}, 400, "prompt", "a text, token ids (whole numbers from 0), or a list"),
+    "strange token": ({"prompt": [275]}, 400, "prompt", "token 275 lies outside"),
     "mask in prompt": ({"prompt": [MASK, 5]}, 400, "prompt", "mask token"),
     "nothing known": ({"infill": "no gap", "prompt": None, "max_tokens": None}, 400, "infill", "holds no"),
-    "infill and more": ({"infill": "[MASK]"}, 400, None, "leave out prompt, max_tokens"),
+    "infill and more": ({"infill": "[MASK]"}, 400, "infill", "leave out prompt, max_tokens"),
     "huge gap": (
         {"infill": "[MASK*" + "9" * 5000 + "]", "prompt": None, "max_tokens": None},
         400,
@@ -264,12 +271,13 @@ REFUSED = {
     "long infill": ({"infill": "a b c d e f g h [MASK*30]", "prompt": None, "max_tokens": None}, 400, "infill", "32"),
     "temperature": ({"temperature": -1}, 400, "temperature", "temperature"),
     "top_p": ({"top_p": 0}, 400, "top_p", "top_p"),
-    "seed": ({"seed": -1}, 400, "seed", "seed"),
-    "two lengths": ({"length": 9}, 400, None, "give one of them"),
+    "seed": ({"seed": 2**64}, 400, "seed", "seed: it must be a whole number from 0 to 18446744073709551615"),
+    "two lengths": ({"length": 9}, 400, "length", "give one of them"),
     "no room": ({"length": 2, "max_tokens": None}, 400, "prompt", "leaves nothing to sample"),
     "long length": ({"length": 33, "max_tokens": None}, 400, "length", "2 are given and 31 asked for"),
     "wrong form": ({"prompt": 5}, 400, "prompt", "none of the forms"),
-    "stream options": ({"stream_options": {"include_usage": True}}, 400, None, "go with stream"),
+    "stream options": ({"stream_options": {"include_usage": True}}, 400, "stream_options", "go with stream"),
+    "stream option": ({"stream_options": {"usage": 1}}, 400, "stream_options", "no field 'stream_options.usage'"),
     "surrogate": ({"prompt": "\ud800"}, 400, "prompt", "UTF-8"),
 }
 
@@ -304,6 +312,53 @@ async def test_other_wrong_requests_have_the_same_form():
         ]
     assert [answer.status_code for answer in answers] == [404, 405, 400, 400, 400, 404]
     assert all(answer.json()["error"]["message"] for answer in answers)
+
+
+@pytest.mark.parametrize("body", [{**BODY, "n": 2}, {**BODY, "prompt": ["the cat", "a"]}])
+@running
+async def test_the_last_canvas_is_sent_once(body):
+    async with service() as client:
+        told = events((await client.post("/v1/denoise", json={**body, "canvas_every": 1})).text)
+    assert [name for name, _ in told[-3:]] == ["reveal", "canvas", "done"]
+    names = [name for name, _ in told]
+    assert names.count("canvas") == names.count("reveal") + 1
+
+
+NO_OBJECTS = {
+    "nothing": (b"", "application/json", "the body is empty; send a JSON object"),
+    "list": (b"[]", "application/json", "the body is JSON, but no object; send a JSON object"),
+    "text": (b"prompt=1", "text/plain", "has the Content-Type 'text/plain'; send a JSON object"),
+    "broken": (b'{"prompt": "a",\n "n" 2}', "application/json", "delimiter at line 2, column 6"),
+}
+
+
+@pytest.mark.parametrize("name", NO_OBJECTS)
+@running
+async def test_a_body_that_is_no_object_is_said_to_be_none(name):
+    content, sent, words = NO_OBJECTS[name]
+    async with service() as client:
+        for path in ("/v1/completions", "/v1/denoise"):
+            answer = await client.post(path, content=content, headers={"content-type": sent})
+            error = answer.json()["error"]
+            assert (answer.status_code, error["param"], error["type"]) == (400, None, "invalid_request_error")
+            assert words in error["message"]
+
+
+@running
+async def test_what_there_is_not_is_said_with_what_there_is():
+    async with service() as client:
+        chat = await client.post("/v1/chat/completions", json={"messages": []})
+        other = await client.post("/v1/embeddings", json={})
+        wrong = await client.get("/v1/completions")
+    assert [answer.status_code for answer in (chat, other, wrong)] == [404, 404, 405]
+    assert chat.json()["error"] == {
+        "message": "chat is not supported here; send the text to go on from as prompt to POST /v1/completions",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "unknown_url",
+    }
+    assert "there is no /v1/embeddings here; there are POST /v1/completions" in other.json()["error"]["message"]
+    assert "/v1/completions does not take GET; it takes POST" in wrong.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -364,7 +419,7 @@ async def test_canvases_that_are_behind_come_one_by_one():
         assert await asyncio.to_thread(runs[0].wait, SECONDS)
         parts = [part async for part in canvas_events(asking, runs, 2)]
     assert max(part.count("event: canvas") for part in parts) == 1
-    assert sum(part.count("event: canvas") for part in parts) == 2 + runs[0].num_passes // 2
+    assert sum(part.count("event: canvas") for part in parts) == 2 + (runs[0].num_passes - 1) // 2
 
 
 @running
@@ -552,12 +607,12 @@ async def test_keys():
 
 def test_keys_come_from_a_file(tmp_path):
     path = tmp_path / "keys"
-    path.write_text("# ours\nfirst\n\n  second \n", encoding="utf-8")
+    path.write_text("# ours\nfirst\n\n  second \nthi#rd\t# of Ann\nfourth #\n", encoding="utf-8")
     keys = read_keys(path)
     assert keys.are_needed
-    assert keys.accept("Bearer second")
+    assert all(keys.accept(f"Bearer {key}") for key in ("first", "second", "thi#rd", "fourth"))
     assert not keys.accept("Bearer # ours")
-    for text, words in (("# none\n", "holds no key"), ("two words\n", "one key goes on each line")):
+    for text, words in (("# none\n", "holds no key"), ("\none\ntwo words\n", "^line 3 of .*one key goes on")):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(DataError, match=words):
             read_keys(path)
@@ -619,7 +674,7 @@ async def test_readiness_follows_the_engine_and_rooms_are_let_in():
 @pytest.mark.parametrize(
     ("settings", "kind", "words"),
     [
-        ({"schedule": "M100%"}, SettingError, "names M"),
+        ({"schedule": "M100%"}, ScheduleError, "names M"),
         ({"schedule": "L1%"}, ScheduleError, "100"),
         ({"steps": 5000}, SettingError, "between 1 and 4096"),
         ({"steps": 0}, SettingError, "steps is 0"),

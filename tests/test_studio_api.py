@@ -188,12 +188,14 @@ def test_the_oldest_runs_of_all_are_forgotten_where_they_are_too_large_together(
     [
         ({"schedule": "L2;H6"}, 400, "column 3: ';' stands where"),
         ({"schedule": "X8"}, 400, "names X, but models are bound to H, L only"),
+        ({"schedule": "L4,X8"}, 400, "column 4: the schedule names X, but models are bound to H, L only"),
         ({"schedule": "H9"}, 400, "the schedule has 9 steps but 8 were asked for"),
         ({"steps": 5000, "schedule": "H100%"}, 400, "takes at most 4096"),
         ({"num_samples": 17}, 400, "takes at most 16"),
         ({"new_tokens": 300}, 400, "at most 256"),
         ({"text": "[MASK*70000]"}, 400, "may stand for 1 to 65536"),
         ({"seed": -1}, 422, "seed: "),
+        ({"seed": 2**53}, 422, "seed: it must be a whole number from 0 to 9007199254740991"),
         ({"temperature": 1e9}, 422, "temperature: "),
         ({"temperature": "hot"}, 422, "temperature: "),
         ({"new_tokens": 0}, 422, "new_tokens: "),
@@ -247,10 +249,26 @@ def test_a_draft_says_what_a_schedule_costs(open_client, models):
     assert alone["path_kl"]["mean"] == 0
 
 
+def test_a_draft_names_a_model_that_is_not_there_before_a_wrong_total(open_client):
+    (found,) = read_draft(open_client, schedules=["L4,X8"])["schedules"]
+    assert found["error"]["message"].startswith("column 4: the schedule names X, but models are bound to H, L only")
+    assert (found["error"]["column"], found["error"]["param"]) == (4, "schedule")
+
+
+def test_runs_that_were_started_side_by_side_say_so(open_client):
+    headers = {"X-Studio-Session": "pair" * 8}
+    for seed, pair in ((1, "one-pair"), (1, "one-pair"), (2, None)):
+        events(open_client, start(open_client, headers, seed=seed, pair=pair)["id"], headers)
+    listed = open_client.get("/studio/api/runs", headers=headers).json()
+    assert [run["pair"] for run in listed] == [None, "one-pair", "one-pair"]
+    assert all("pair" not in run["settings"] for run in listed)
+
+
 def test_a_draft_says_what_is_wrong_with_a_text(open_client):
     found = read_draft(open_client, text="word " * 400, schedules=["H100%"])
     assert "at most 256 fit" in found["text"]["error"]["message"]
     assert found["schedules"][0]["expected"] is None
+    assert found["schedules"][0]["path_kl"] is None
     found = read_draft(open_client, text="A [MASK*3] b [MASK].")
     assert (found["text"]["wanted"], found["text"]["has_gaps"]) == (4, True)
     assert found["text"]["template"]["pieces"].count(None) == 4

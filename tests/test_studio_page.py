@@ -1,8 +1,10 @@
 """The studio's page in a real Chromium, over a real server: what people see and can do."""
 
 import json
+import re
 import shutil
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import pytest
 
@@ -237,7 +239,11 @@ def test_a_point_of_the_frontier_is_used(visit):
     assert point.count() == 1
     point.locator(".shape").click(force=True)
     page.locator("body[data-tab=sample][data-draft=read]").wait_for()
-    assert (page.input_value("#schedule"), page.input_value("#steps")) == ("H12,L4", "16")
+    assert (page.input_value("#schedule"), page.input_value("#steps")) == ("H75%,L25%", "16")
+    page.fill("#steps", "32")  # which a schedule in counts would not stand
+    page.locator("body[data-draft=read]").wait_for()
+    assert page.locator("#schedule[aria-invalid=false]").count() == 1
+    page.fill("#steps", "16")
     open_tab(page, "frontier")
     page.locator(".point[tabindex='0']").focus()
     page.keyboard.press("Home")
@@ -247,9 +253,113 @@ def test_a_point_of_the_frontier_is_used(visit):
     assert chosen == "L1,H15"
     page.keyboard.press("Enter")
     page.locator("body[data-tab=sample]").wait_for()
-    assert page.input_value("#schedule") == chosen
+    assert page.input_value("#schedule") == "L6.25%,H93.75%"
     page.click("#run")
     page.locator(".run[data-state=done]").wait_for()
+
+
+def test_what_lies_on_one_place_of_the_frontier_is_seen_and_named_together(visit):
+    for width in (1280, 390):
+        page = visit(viewport={"width": width, "height": 844})
+        fill(page, steps=64)
+        open_tab(page, "frontier")
+        outer, inner = (
+            page.locator(f".point{kind} .shape").first.bounding_box()
+            for kind in (".plan", ".named[data-schedule='L16,H48']")
+        )
+        assert inner["width"] * 2**0.5 < outer["width"], "a square does not cover the ring around it"
+        names = page.locator(".chart .name")
+        assert sorted(names.all_text_contents())[2:4] == ["light middle", "planned = light first"]
+        boxes = [name.bounding_box() for name in names.all()]
+        chart = page.locator(".frontier .chart").bounding_box()
+        for number, box in enumerate(boxes):
+            assert chart["x"] <= box["x"] <= box["x"] + box["width"] <= chart["x"] + chart["width"] + 2
+            for other in boxes[:number]:
+                assert apart(box, other) > -5, "names do not lie on one another; 2 pixels around each are its halo"
+        near = next(box for name, box in zip(names.all(), boxes, strict=True) if "=" in name.text_content())
+        assert apart(near, outer) < 40
+
+
+def apart(one, other):
+    """Pixels between two boxes, below 0 where they overlap."""
+    gaps = [
+        max(one[side], other[side]) - min(one[side] + one[size], other[side] + other[size])
+        for side, size in (("x", "width"), ("y", "height"))
+    ]
+    return max(gaps)
+
+
+def test_a_finger_looks_before_it_takes_and_sees_what_it_started(visit):
+    page = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True, reduced_motion="reduce")
+    fill(page, steps=16, new_tokens=96)
+    open_tab(page, "frontier")
+    assert "Tap a point" in page.locator(".frontier .note").first.text_content()
+    page.locator(".point.named[data-schedule='H12,L4'] .target").dispatch_event("click")
+    assert page.locator(".selected code").text_content() == "H12,L4"
+    page.locator(".selected .primary").tap()
+    page.locator("body[data-tab=sample][data-draft=read]").wait_for()
+    assert page.input_value("#schedule") == "H75%,L25%"
+    open_tab(page, "importance")
+    assert page.locator(".readout").first.text_content().startswith("Touch the curve")
+    page.click("#tab-sample")
+    for motion in ("reduce", "no-preference"):
+        page.emulate_media(reduced_motion=motion)
+        page.evaluate("() => window.scrollTo({top: 0, behavior: 'instant'})")
+        page.locator("#run").tap()
+        page.wait_for_function("() => Math.abs(document.querySelector('#stage').getBoundingClientRect().top) < 60")
+        page.locator(".run[data-state=done]").wait_for()
+
+
+def test_a_schedule_in_counts_brings_its_steps(visit):
+    page = visit()
+    fill(page, steps=48, schedule="L25%,H75%")
+    page.fill("#schedule", "L4,H12")
+    assert page.input_value("#steps") == "16"
+    page.click("#run")
+    page.locator(".run[data-state=done] h2:has-text('L4,H12')").wait_for()
+    page.fill("#schedule", "L12")
+    assert page.input_value("#steps") == "12"
+    page.fill("#schedule", "L12.5%,H87.5%")
+    assert page.input_value("#steps") == "48"
+    page.fill("#steps", "40")
+    page.fill("#schedule", "H7")
+    page.select_option("#preset", label="Sandwich")
+    assert page.input_value("#steps") == "40"
+
+
+def test_the_path_kl_says_what_it_is_of(visit):
+    page = visit()
+    fill(page, text="", schedule="L25%,H75%", steps=64, new_tokens=40)
+    line = page.locator("#schedule-message")
+    page.locator("#schedule-message:has-text('not these 40')").wait_for()
+    of = re.search(r"path KL [\d.]+ nats for (\d+) free tokens without a prefix, not these 40$", line.text_content())[1]
+    page.fill("#new-tokens", of)
+    page.locator(f"#schedule-message:text-matches('{of} free tokens without a prefix$')").wait_for()
+    page.fill("#text", "word " * 400)
+    page.locator("#text-message.error").wait_for()
+    assert "path KL" not in line.text_content()
+
+
+def test_what_is_saved_so_far_is_marked_until_it_is_all(visit, gate):
+    page = visit()
+    page.check("#compare")
+    page.fill("#schedule-b", "H100%")
+    gate.let(4)
+    run(page, "running", schedule="L25%,H75%")
+    page.locator("#difference:has-text('so far')").wait_for()
+    marks = page.locator(".run").first.locator(".so-far")
+    assert all(mark.is_visible() for mark in marks.all())
+    assert page.locator(".run .shares > div:has-text('so far')").count() == 4  # two of each; what is nominal is known
+    gate.open()
+    page.locator(".run[data-state=done]").nth(1).wait_for()
+    page.locator("#difference:text-matches('differ$')").wait_for()
+    assert not any(mark.is_visible() for mark in marks.all())
+
+
+def test_a_seed_that_is_too_large_is_told_the_largest(visit):
+    page = visit()
+    page.fill("#seed", str(2**53))
+    assert page.locator("#numbers-message").text_content() == "Seed: a whole number from 0 to 9007199254740991"
 
 
 def test_everything_by_keyboard(visit, gate):
@@ -376,6 +486,23 @@ def test_past_runs_are_opened_kept_and_run_again(visit, tmp_path):
     assert rows.count() == 3
 
 
+def test_both_halves_of_a_comparison_stay_together(visit):
+    page = visit()
+    run(page, seed=7)
+    page.check("#compare")
+    page.fill("#schedule-b", "H100%")
+    page.click("#run")
+    page.locator(".run[data-state=done]").nth(1).wait_for()
+    open_tab(page, "runs")
+    pair = page.locator("#panel-runs .pair")
+    assert (pair.count(), page.locator("#panel-runs [data-run]").count()) == (1, 3)
+    assert pair.locator(".plan code").all_text_contents() == ["L2,H6", "H8"]
+    assert str(datetime.now(UTC).year) in pair.locator("li .note").first.text_content()
+    pair.get_by_text("Open both").click()
+    page.locator(".run[data-state=done]").nth(1).wait_for()
+    assert (page.is_checked("#compare"), page.input_value("#schedule-b")) == (True, "H100%")
+
+
 def test_importance_can_be_read_point_by_point(visit):
     page = visit()
     open_tab(page, "importance")
@@ -408,19 +535,27 @@ def test_a_server_that_is_gone_is_said_and_found_again(visit, gate):
             before = revealed(page).count()
             own.let(0)
             page.context.set_offline(True)
-            page.fill("#seed", "11")
+            page.fill("#text", "Another text")
             page.locator("#connection:not([hidden])").wait_for()
             assert "does not answer" in page.locator("#connection").text_content()
+            for name in ("text", "schedule"):
+                assert "the server does not answer" in page.locator(f"#{name}-message").text_content()
+            assert "A run is under way" in page.locator("#run-message").text_content()
             page.context.set_offline(False)
             page.locator("#connection[hidden]").wait_for(state="attached")
+            page.locator("#text-message:text-matches('^[0-9]+ tokens given')").wait_for()
+            assert page.locator("#run-message").text_content() == ""
             own.open()
             page.locator(".run[data-state=done]").wait_for()
             assert revealed(page).count() == 12 > before
             port = int(place.rpartition(":")[2])
-        page.fill("#seed", "12")
-        page.locator("#connection:not([hidden])").wait_for()
+        fill(page, seed=12)
+        page.click("#run")
+        page.locator("#run-message:has-text('this run starts once it does')").wait_for()
         with serving(studio_app(own), port):
             page.locator("#connection[hidden]").wait_for(state="attached")
+            page.locator(".run[data-state=done]").wait_for()
+            assert texts(page) == library(seed=12)[1]
             run(page, seed=13)
             assert texts(page) == library(seed=13)[1]
             page.reload()

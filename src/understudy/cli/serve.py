@@ -17,7 +17,7 @@ from understudy.cli.models import (
     TrustRemoteCode,
     load_given,
 )
-from understudy.errors import SettingError
+from understudy.errors import DataError, SettingError
 
 if TYPE_CHECKING:
     from understudy.denoisers.model_set import ModelSet
@@ -29,6 +29,14 @@ NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
 Host = Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 is everyone's.")]
 Port = Annotated[int, typer.Option("--port", help="Port to listen on; 0 takes a free one.")]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-host",
+        metavar="NAME",
+        help="Another name to answer to, such as that of a proxy or a published port; may be repeated.",
+    ),
+]
 ApiKeys = Annotated[
     Path | None,
     typer.Option("--api-keys", metavar="FILE", help="Serve only those who send a key of this file, one on each line."),
@@ -80,6 +88,7 @@ def serve_command(
     model: Models = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
+    allow_host: AllowHost = None,
     api_keys: ApiKeys = None,
     schedule: Schedule = None,
     steps: Steps = None,
@@ -124,7 +133,7 @@ def serve_command(
             schedule=schedule,
             steps=steps,
             keys=keys,
-            hosts=Hosts([host]) if is_local else None,
+            hosts=Hosts([host, *(allow_host or ())]) if is_local or allow_host else None,
             cuda_graphs=cuda_graphs,
             drain_seconds=grace,
             rooms=rooms,
@@ -144,6 +153,12 @@ def _check_packages() -> None:
 def _limits(given: dict[str, Any]) -> "ServerLimits":
     from understudy.server.limits import ServerLimits
 
+    samples, sequences, queue = given["max_samples"], given["max_sequences"], given["queue"]
+    if samples > sequences + queue >= 0 and sequences >= 1:
+        raise SettingError(
+            f"--max-samples is {samples}, but --max-sequences {sequences} and --queue {queue} have room for "
+            f"{sequences + queue} at a time; lower --max-samples or raise --queue"
+        )
     return ServerLimits(
         max_sequences=given["max_sequences"],
         queue=given["queue"],
@@ -164,12 +179,25 @@ def _studio(given: dict[str, Any]) -> "Room":
 def _importance(given: dict[str, Any]) -> "Importance | None":
     """What is known of the models: from a file, or of the bundled pair."""
     from understudy.demo import bundled_importance
-    from understudy.importance import Importance
 
     if given["importance"] is not None:
-        return Importance.load(given["importance"])
+        return _load_importance(given["importance"])
     is_bundled = not (given["heavy"] or given["light"] or given["model"])
     return bundled_importance() if is_bundled else None
+
+
+def _load_importance(path: Path) -> "Importance":
+    """Read a file; whatever else it is, nobody is told to write over it."""
+    from understudy.importance import Importance
+
+    try:
+        return Importance.load(path)
+    except DataError as error:
+        reason = "cannot be read" if not Path(path).is_file() else "is no importance file, or a damaged one"
+        raise DataError(
+            f"--importance: {str(path)!r} {reason}; give the importance.json that understudy analyze wrote of these "
+            "models, or leave --importance out"
+        ) from error
 
 
 def _announce(models: "ModelSet", address: str, *, has_studio: bool) -> None:

@@ -167,10 +167,16 @@ def _schedule_text(service: Service, body: CompletionBody, model: str) -> str | 
 
 
 def _request(service: Service, body: CompletionBody, schedule: str | None, own: SamplingOptions) -> RunRequest:
+    most = service.limits.steps
+    if body.steps is not None and body.steps > most:
+        raise AnswerError(400, f"steps is {body.steps}; this service takes at most {most}", param="steps")
     try:
         resolved = service.resolve(schedule, body.steps, len(own["template"]))  # type: ignore[arg-type]
     except UnderstudyError as error:
-        raise problem_of(error, "steps" if schedule is None else "schedule") from error
+        raise problem_of(error, "steps") from error
+    if resolved.num_steps > most:
+        what = f"the schedule has {resolved.num_steps} steps; this service takes at most {most}"
+        raise AnswerError(400, what, param="schedule")
     options: SamplingOptions = {
         **own,
         "num_samples": body.num_samples,
@@ -187,6 +193,7 @@ def _templates(service: Service, body: CompletionBody) -> list[tuple[Any, int, i
         if body.infill is not None:
             row = _infill(service, body.infill)
             return [(row, 0, len(row), "")]
+        _check_no_gap("suffix", body.suffix or "")
         suffix = service.models.encode_suffix(body.suffix) if body.suffix else []
         return [_template(service, body, prompt, suffix) for prompt in body.prompts]
     except UnderstudyError as error:
@@ -210,10 +217,12 @@ def _template(
     models = service.models
     first_model = next(iter(models.denoisers.values()))
     if isinstance(prompt, str):
+        _check_no_gap("prompt", prompt)
         begin = [] if first_model.begin_id is None else [first_model.begin_id]
         ids, shown = (models.encode_prefix(prompt), prompt) if prompt else (begin, "")
     else:
-        ids, shown = prompt, models.decode(prompt) if max(prompt) < first_model.vocab_size else ""
+        _check_ids(prompt, first_model.vocab_size)
+        ids, shown = prompt, models.decode(prompt)
     given = len(ids) + len(suffix)
     length = body.length or given + (body.max_tokens or DEFAULT_MAX_TOKENS)
     if length > service.max_length:
@@ -221,6 +230,22 @@ def _template(
         raise _too_long(service, f"{given} are given and {length - given} asked for", field)
     row = fill_template(length, first_model.mask_id, ids, suffix)
     return row, len(ids), length - len(suffix), shown if body.echo else ""
+
+
+def _check_no_gap(field: str, text: str) -> None:
+    """A gap would be taken for plain text where nothing is filled in."""
+    if (gap := GAP.search(text)) is not None:
+        message = (
+            f"the {field} holds {gap[0][:20]}, which is filled in an infill alone: put the whole text into infill, "
+            "without prompt, suffix, max_tokens and length"
+        )
+        raise AnswerError(400, message, param=field)
+
+
+def _check_ids(ids: list[int], vocab_size: int) -> None:
+    if (strange := max(ids)) >= vocab_size:
+        message = f"token {strange} lies outside of the vocabulary; ids go from 0 to {vocab_size - 1}"
+        raise AnswerError(400, message, param="prompt")
 
 
 def _too_long(service: Service, what: str, param: str) -> AnswerError:

@@ -52,7 +52,7 @@ class Gate:
         return AnswerError(
             400,
             f"the Host header is {given[0]!r}, and this service answers on loopback alone: call it by localhost or "
-            "127.0.0.1, or give that name as --host",
+            "127.0.0.1, or serve with --allow-host and that name",
             code="unknown_host",
         )
 

@@ -2,10 +2,13 @@
 
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from understudy.errors import DataError
+
+REMARK = re.compile(r"(?:^|\s)#")
 
 
 class Keys:
@@ -31,21 +34,25 @@ class Keys:
 
 
 def read_keys(path: str | Path) -> Keys:
-    """Read keys from a file: one on each line; empty lines and those that begin with # do not count.
+    """Read keys from a file: one on each line. A # at the beginning of a line or behind a space begins a remark.
 
-    Raises DataError for a file that cannot be read or holds none, and for a key with spaces in it.
+    Raises DataError for a file that cannot be read or holds none, and for a key with spaces in it, with its line.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise DataError(f"keys {str(path)!r} cannot be read ({reason})") from error
-    keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    found = [REMARK.split(line, maxsplit=1)[0].strip() for line in lines]
+    for number, key in enumerate(found, start=1):
+        if not (key.isascii() and key.isprintable() and " " not in key):
+            raise DataError(
+                f"line {number} of {str(path)!r} has spaces or letters outside ASCII in its key; one key goes on each "
+                "line, and behind it nothing but a remark after a space and #"
+            )
+    keys = [key for key in found if key]
     if not keys:
         raise DataError(f"{str(path)!r} holds no key; write one on each line")
-    for key in keys:
-        if not (key.isascii() and key.isprintable() and " " not in key):
-            raise DataError(f"a key in {str(path)!r} has spaces or letters outside ASCII; one key goes on each line")
     return Keys(keys)
 
 

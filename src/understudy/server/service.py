@@ -1,11 +1,13 @@
 """What every part of the service works with: the models, the engine, who may use it, and what holds by default."""
 
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from understudy.denoisers.model_set import ModelSet
-from understudy.errors import SettingError
+from understudy.errors import ScheduleError, SettingError
 from understudy.flops import reference_key
-from understudy.schedule import ModelSchedule
+from understudy.schedule import MAX_STEPS, ModelSchedule
 from understudy.server.engine import Engine
 from understudy.server.keys import Keys
 from understudy.server.limits import ServerLimits
@@ -33,13 +35,7 @@ class Service:
         if not 1 <= self.steps <= self.limits.steps:
             raise SettingError(f"steps is {self.steps} by default; it must lie between 1 and {self.limits.steps}")
         if self.schedule is not None:
-            known = self.models.denoisers
-            unbound = [key for key in self.resolve(None, None, 1).keys if key not in known]
-            if unbound:
-                raise SettingError(
-                    f"the schedule {self.schedule} names {', '.join(unbound)}, but models are bound to "
-                    f"{', '.join(known)} only; bind the missing key or change the schedule"
-                )
+            self.resolve(None, None, 1)
 
     @property
     def models(self) -> ModelSet:
@@ -64,4 +60,22 @@ class Service:
         text = self.schedule if schedule is None else schedule
         if text is None:
             return ModelSchedule.single(steps or self.steps, reference_key(self.models.denoisers, length))
-        return ModelSchedule.parse(text, steps or (self.steps if "%" in text else None))
+        return read_schedule(text, steps or (self.steps if "%" in text else None), self.models.denoisers)
+
+
+def read_schedule(text: str, steps: int | None, known: Collection[str]) -> ModelSchedule:
+    """Read a schedule as `ModelSchedule.parse` does; a key that is not among `known` is said before a wrong total.
+
+    Raises ScheduleError, for such a key at its column, or SettingError.
+    """
+    unbound: list[str] = []
+    with suppress(ScheduleError):  # of which the second reading has the exact words
+        named = ModelSchedule.parse(text, MAX_STEPS if "%" in text else None).keys
+        unbound = [key for key in named if key not in known]
+    if unbound:
+        raise ScheduleError(
+            f"the schedule names {', '.join(unbound)}, but models are bound to {', '.join(known)} only; "
+            "bind the missing key or change the schedule",
+            column=text.index(unbound[0]) + 1,
+        )
+    return ModelSchedule.parse(text, steps)

@@ -87,6 +87,7 @@ async def canvas_events(asking: Asking, runs: Sequence[Run], every: int) -> Asyn
     every: reveals after which the whole canvas is sent again; 0: never but for the first and the last time.
     """
     samples, made = asking.body.num_samples, 0
+    last = sum(run.task.num_passes for run in runs)  # after it the canvas is sent anyway
     yield event_lines(_start(asking, runs), event="start")
     yield event_lines(_canvas(asking, runs), event="canvas")
     async with aclosing(_merged(runs)) as happenings:
@@ -98,7 +99,7 @@ async def canvas_events(asking: Asking, runs: Sequence[Run], every: int) -> Asyn
                     index = number * samples + event.details["sample"]
                     details = {name: value for name, value in event.details.items() if name != "sample"}
                     lines.append(event_lines({"index": index, **details}, event="reveal"))
-                    if every and made % every == 0:
+                    if every and made % every == 0 and made < last:
                         # By itself: whoever reads slowly has many of them to come, which are not to be made at once.
                         yield "".join([*lines, event_lines(_canvas(asking, runs), event="canvas")])
                         lines.clear()

@@ -6,16 +6,28 @@ A field that is not known, or that cannot be honoured, is refused: nothing chang
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic_core import PydanticCustomError
 
 from understudy.reveal import MAX_SEED
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 CANVAS_EVERY = 10
 
+# What may stand in a field of several forms, of which pydantic names all that do not fit, one by one.
+FORMS = {
+    "prompt": "a text, token ids (whole numbers from 0), or a list of either that is not empty",
+    "stop": "a text of 1 to 1000 characters, or a list of up to 4 of them",
+}
+
 Ids = Annotated[list[Annotated[int, Field(strict=True, ge=0, le=2**31)]], Field(min_length=1)]
 Text = StrictStr
 Stop = Annotated[StrictStr, Field(min_length=1, max_length=1000)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+def _disagreement(param: str, message: str) -> PydanticCustomError:
+    """What is wrong between fields, and the one to name."""
+    return PydanticCustomError("disagreement", "{message}", {"message": message, "param": param})
 
 
 class StreamOptions(BaseModel):
@@ -78,11 +90,13 @@ class CompletionBody(BaseModel):
     @model_validator(mode="after")
     def _agree(self) -> "CompletionBody":
         if self.best_of is not None and self.best_of != self.num_samples:
-            raise ValueError(f"best_of is {self.best_of}, which is not supported; leave it out, or make it n")
+            raise _disagreement(
+                "best_of", f"best_of is {self.best_of}, which is not supported; leave it out, or make it n"
+            )
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options go with stream; leave them out")
+            raise _disagreement("stream_options", "stream_options go with stream; leave them out, or stream")
         if self.length is not None and self.max_tokens is not None:
-            raise ValueError("max_tokens and length both say how long a text is; give one of them")
+            raise _disagreement("length", "max_tokens and length both say how long a text is; give one of them")
         others = {"prompt": self.prompt, "suffix": self.suffix, "length": self.length, "stop": self.stop}
         named = [
             name
@@ -90,7 +104,7 @@ class CompletionBody(BaseModel):
             if value is not None
         ]
         if self.infill is not None and named:
-            raise ValueError(f"an infill says all that is given; leave out {', '.join(named)}")
+            raise _disagreement("infill", f"an infill says all that is given; leave out {', '.join(named)}")
         return self
 
     @property

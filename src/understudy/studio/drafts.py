@@ -16,6 +16,7 @@ from understudy.prompts import GAP, Prompt
 from understudy.sampling import SamplingTask
 from understudy.schedule import ModelSchedule
 from understudy.server.limits import ServerLimits
+from understudy.server.service import read_schedule
 from understudy.studio.knowledge import Knowledge, expected_cost
 from understudy.studio.pieces import template_pieces
 from understudy.studio.wire import Draft, describe
@@ -76,8 +77,9 @@ class DraftReader:
         try:
             if steps > self.limits.steps:
                 raise SettingError(f"steps is {steps}; this service takes at most {self.limits.steps}")
+            chosen = read_schedule(text, steps, self.models.denoisers)
             # One token long: whatever is wrong with the schedule shows, and next to nothing is drawn.
-            task = SamplingTask.create(self.models.denoisers, text, steps=steps, length=1)
+            task = SamplingTask.create(self.models.denoisers, chosen, length=1)
         except UnderstudyError as error:
             return {"error": describe(error)}
         schedule = task.schedule
@@ -85,7 +87,7 @@ class DraftReader:
             "schedule": str(schedule),
             "segments": segments_of(schedule),
             "expected": None if template is None else self._expected(schedule, task.noise, template),
-            "path_kl": self.knowledge and self.knowledge.path_kl(schedule),
+            "path_kl": None if template is None or self.knowledge is None else self.knowledge.path_kl(schedule),
         }
 
     def _expected(self, schedule: ModelSchedule, noise: NoiseSchedule, template: NDArray[np.int64]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from understudy.server.app import requires_key
 from understudy.server.engine import Engine
 from understudy.server.event_stream import EventStream, event_lines
 from understudy.server.sequences import RunRequest
-from understudy.server.service import Service
+from understudy.server.service import Service, read_schedule
 from understudy.studio.drafts import DraftReader, template_of
 from understudy.studio.knowledge import Knowledge
 from understudy.studio.page import HEADERS, page_files
@@ -111,8 +111,10 @@ class _Studio:
     def start(self, body: RunBody) -> RunRequest:
         """From the fields of the page to a request."""
         template = template_of(self.engine.models, body.text, body.new_tokens)
+        if body.steps > self.engine.limits.steps:
+            raise SettingError(f"steps is {body.steps}; this service takes at most {self.engine.limits.steps}")
         return RunRequest(
-            body.schedule,
+            read_schedule(body.schedule, body.steps, self.engine.models.denoisers),
             {
                 "template": template,
                 "steps": body.steps,
@@ -180,7 +182,7 @@ def _run_router(studio: _Studio) -> APIRouter:
     async def start_run(body: RunBody, session: Session) -> Response:
         request = await run_in_threadpool(studio.start, body)
         run = await run_in_threadpool(studio.engine.submit, request)
-        entry = studio.runs.add(session, run, body.model_dump())
+        entry = studio.runs.add(session, run, body.model_dump(exclude={"pair"}), body.pair)
         return _json(studio.teller.whole(entry), status=201)
 
     def own(action: Callable[[StudioRun], Response]) -> Callable[[str, str], Coroutine[Any, Any, Response]]:

@@ -22,12 +22,16 @@ MAX_TOKENS = 500_000  # of all that are kept: the events take some 800 bytes a t
 
 @dataclass(eq=False)
 class StudioRun:
-    """A run as its owner knows it. settings: what stood in the fields. listeners: streams that follow it now."""
+    """A run as its owner knows it. settings: what stood in the fields. listeners: streams that follow it now.
+
+    pair: what it has in common with the run that was started beside it.
+    """
 
     session: str
     run: Run
     settings: dict[str, Any]
     created: datetime
+    pair: str | None = None
     listeners: int = 0
     watch: asyncio.TimerHandle | None = None
 
@@ -39,9 +43,9 @@ class StudioRuns:
     orphan_seconds: float
     entries: dict[str, StudioRun] = field(default_factory=dict)
 
-    def add(self, session: str, run: Run, settings: dict[str, Any]) -> StudioRun:
+    def add(self, session: str, run: Run, settings: dict[str, Any], pair: str | None = None) -> StudioRun:
         """Keep a run that was just accepted; the oldest finished ones are forgotten for it where there are too many."""
-        self.entries[run.id] = entry = StudioRun(session, run, settings, datetime.now(UTC))
+        self.entries[run.id] = entry = StudioRun(session, run, settings, datetime.now(UTC), pair)
         self._forget([kept for kept in self.entries.values() if kept.session == session], MAX_OWN)
         self._forget([*self.entries.values()], MAX_ALL)
         self._lighten()
@@ -111,6 +115,7 @@ class RunTeller:
             "state": run.state,
             "created": entry.created.isoformat(),
             "settings": entry.settings,
+            "pair": entry.pair,
             "schedule": str(task.schedule),
             "segments": segments_of(task.schedule),
             "excerpt": self.models.decode(run.tokens[0].tolist())[:200] if result else None,

@@ -11,9 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.errors import QueueFullError, ScheduleError, ServiceError, UnderstudyError
 from understudy.reveal import MAX_SEED
+from understudy.server.problems import whole_to
 
 MAX_TEXT = 20_000  # characters; a schedule of single steps needs many
 BROWSER_WHOLE = 2**53 - 1  # JavaScript counts no further
+MOST_SEED = min(BROWSER_WHOLE, MAX_SEED)
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Whole = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -33,7 +35,8 @@ class Draft(BaseModel):
 class RunBody(BaseModel):
     """A run to be started: a text to go on from, or one with gaps; empty to write freely.
 
-    new_tokens: how many follow the text, without effect where it has gaps.
+    new_tokens: how many follow the text, without effect where it has gaps. pair: a name of the page's making that two
+    runs have which were started side by side.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -43,8 +46,9 @@ class RunBody(BaseModel):
     steps: Whole
     new_tokens: Whole
     num_samples: Whole = 1
-    seed: Annotated[int, Field(ge=0, le=min(BROWSER_WHOLE, MAX_SEED))] = 0
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 0
     temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
+    pair: Annotated[str, Field(min_length=8, max_length=64, pattern=r"^[\w-]+$")] | None = None
 
 
 class StudioRoute(APIRoute):
@@ -60,7 +64,8 @@ class StudioRoute(APIRoute):
             except RequestValidationError as error:
                 first = error.errors()[0]
                 name = ".".join(str(part) for part in first["loc"][1:]) or "body"
-                return refusal(422, f"{name}: {first['msg']}", param=name)
+                reason = f"{whole_to(MOST_SEED)} on this page" if name == "seed" else first["msg"]
+                return refusal(422, f"{name}: {reason}", param=name)
             except QueueFullError as error:
                 return refusal(429, str(error), headers={"Retry-After": str(error.retry_seconds)})
             except ServiceError as error:

@@ -94,9 +94,15 @@ function askForKey(wasRefused) {
 /** Say that the server is gone, or that it is back. */
 function showConnection(isThere) {
   const line = byId("connection");
+  const before = document.body.dataset.connection;
   document.body.dataset.connection = isThere ? "there" : "gone";
   line.hidden = isThere;
   line.textContent = isThere ? "" : "The server does not answer. Trying again until it does; nothing shown here is lost.";
+  if (before !== document.body.dataset.connection) document.dispatchEvent(new CustomEvent("connection"));
+}
+
+export function isServerGone() {
+  return document.body.dataset.connection === "gone";
 }
 
 function pause(attempt, signal) {

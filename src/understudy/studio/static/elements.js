@@ -27,6 +27,11 @@ export function announce(text) {
   byId("announcer").textContent = text;
 }
 
+/** Whether there is a finger instead of a pointer. */
+export function isTouched() {
+  return window.matchMedia("(hover: none)").matches;
+}
+
 /** A button that does something. */
 export function button(label, onClick, attributes = {}) {
   const made = make("button", { type: "button", ...attributes }, label);

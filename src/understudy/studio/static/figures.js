@@ -10,15 +10,17 @@ export class Figures {
     this.passes = cell("Passes");
     this.executed = cell("FLOPs executed");
     this.saved = cell("FLOPs saved", "wide");
-    this.time = cell("Time at work");
-    this.timeSaved = cell("Time saved", "saved-time");
+    this.time = cell("Time at work", "", "so far");
+    this.timeSaved = cell("Time saved", "saved-time", "so far");
     const cells = [this.passes, this.time, this.timeSaved, this.executed, this.saved];
     this.element = make("dl", { class: "figures" }, ...cells.map((entry) => entry.element));
     this.shares = ["schedule_saved", "executed_saved", "nominal_blocks_saved", "nominal_saved"].map((name) =>
       [name, make("b"), make("span")]);
+    const soFar = { schedule_saved: true, executed_saved: true }; // what is nominal is known beforehand
     this.saved.value.remove();
     this.saved.detail.className = "shares";
-    this.saved.detail.replaceChildren(...this.shares.map(([, share, words]) => make("div", {}, share, words)));
+    this.saved.detail.replaceChildren(...this.shares.map(([name, share, words]) =>
+      make("div", {}, share, make("span", {}, words, soFar[name] ? make("span", { class: "so-far" }, ", so far") : null))));
   }
 
   /** Before a run: what one sample is expected to cost. */
@@ -99,13 +101,15 @@ function timeSaved(state, rival) {
   return [1 - usual / (pass * state.totalPasses), `estimated from ${milliseconds(pass)} a pass of ${reference}, the median here`];
 }
 
-function cell(title, kind) {
+/** `until`: what stands behind the title while a run is not finished; its room is kept, so that nothing moves. */
+function cell(title, kind, until) {
+  const heading = make("dt", {}, title, until ? make("span", { class: "so-far" }, ` ${until}`) : null);
   const number = make("span");
   const unit = make("small");
   const value = make("dd", { class: "value" }, number, " ", unit);
   const detail = make("dd", { class: "detail" });
   return {
-    element: make("div", kind ? { class: kind } : {}, make("dt", {}, title), value, detail),
+    element: make("div", kind ? { class: kind } : {}, heading, value, detail),
     value,
     detail,
     show(text, about, suffix = "") {

@@ -2,15 +2,18 @@
 
 import { get, post, Refusal } from "./api.js";
 import { Chart, drawAxes, foldedTable, line, scales, ticksTo } from "./charts.js";
-import { button, make, makeSvg } from "./elements.js";
+import { button, isTouched, make, makeSvg } from "./elements.js";
 import { showBar } from "./lanes.js";
 import { percent } from "./numbers.js";
 
 const MARGINS = { left: 46, right: 22, top: 34, bottom: 46 };
 const SHARES = [["0.125", "an eighth"], ["0.25", "a quarter"], ["0.5", "half"]];
 const NAMES = { plan: "planned", sandwich: "sandwich", first: "light first", last: "light last", middle: "light middle", interleaved: "interleaved" };
-const LINE = 16; // pixels between labels that would overlap
-const WORDS = 112; // pixels that a label takes, with the line to it
+const LINE = 18; // pixels that a label is high
+const LETTER = 6.6; // pixels that a letter of it is wide
+const TOGETHER = 5; // pixels between marks that are seen as one
+const ANGLES = [180, 0, 202.5, 337.5, 157.5, 22.5, 225, 315, 135, 45, 247.5, 292.5, 112.5, 67.5, 270, 90].map((degrees) => (degrees / 180) * Math.PI);
+const AWAY = [12, 22, 34, 48, 62, 78, 96, 116]; // pixels from a mark to its label
 
 let shown = null; // what is on show: steps and share
 
@@ -49,11 +52,12 @@ function contents(found, share, panel, setup, sample) {
     ...found.planned.map((point) => ({ ...point, kind: "planned", title: "planned" })),
     ...found.named.map((rule) => ({ ...rule, kind: rule.name === "plan" ? "plan" : "named", title: NAMES[rule.name] ?? rule.name })),
   ];
-  const use = (point) => sample.use({ schedule: point.schedule, steps: found.steps });
+  const use = (point) => sample.use({ schedule: inPercent(point.schedule, found.steps), steps: found.steps });
   const side = new Selected(found, use);
   const drawing = frontierChart(points, side, use);
   const caption = make("figcaption", {}, make("h2", {}, "Cost against path KL"), make("p", { class: "note" },
-    `For ${found.steps} steps. Circles: the best schedule for each cost, planned. Squares: the rules with a name. Lower is closer to ${setup.reference} alone, further right is cheaper. Click on a point, or press Enter on it, to use its schedule.`));
+    `For ${found.steps} steps. Circles: the best schedule for each cost, planned; the ring marks the one for the share of light steps chosen here. Squares: the rules with a name. Lower is closer to ${setup.reference} alone, further right is cheaper. ${isTouched()
+      ? "Tap a point to see its schedule below." : "Click on a point, or press Enter on it, to use its schedule."}`));
   const controls = make("div", { class: "frontier-controls" },
     make("label", {}, "Light steps of the named rules", select));
   const rows = points.map((point) => [point.title, make("code", { title: point.schedule }, point.schedule), percent(point.saved),
@@ -74,7 +78,7 @@ function frontierChart(points, side, use) {
     drawAxes(frame, scale, { xTicks, yTicks, xTitle: "FLOPs saved (nominal, blocks only)", yTitle: "path KL, nats per sequence" });
     frame.svg.append(line(planned.map((point) => [point.saved, point.path_kl]), scale.x, scale.y, { class: "planned-line" }));
     const marks = points.map((point, index) => mark(point, scale, index === focused));
-    frame.svg.append(...marks, ...labels(points, scale, frame));
+    frame.svg.append(...labels(points, scale, frame), ...marks);
     marks.forEach((element, index) => listen(element, index));
   });
   const focus = (index) => {
@@ -84,7 +88,7 @@ function frontierChart(points, side, use) {
     marks[focused].focus();
   };
   const listen = (element, index) => {
-    element.addEventListener("click", () => use(points[index]));
+    element.addEventListener("click", () => (isTouched() ? side.show(points[index]) : use(points[index])));
     element.addEventListener("pointerenter", () => side.show(points[index]));
     element.addEventListener("focus", () => side.show(points[index]));
     element.addEventListener("keydown", (event) => {
@@ -105,46 +109,77 @@ function mark(point, { x, y }, isFocusable) {
   const [cx, cy] = [x(point.saved), y(point.path_kl)];
   const shape = point.kind === "named"
     ? makeSvg("rect", { class: "shape", x: cx - 5, y: cy - 5, width: 10, height: 10, rx: 1 })
-    : makeSvg("circle", { class: "shape", cx, cy, r: point.kind === "plan" ? 6 : 4 });
+    : makeSvg("circle", { class: "shape", cx, cy, r: point.kind === "plan" ? 9.5 : 4 });
   return makeSvg("g", { class: `point ${point.kind}`, role: "button", tabindex: isFocusable ? "0" : "-1", "data-schedule": point.schedule,
     "aria-label": `${point.title}: ${percent(point.saved)} saved, path KL ${point.path_kl.toFixed(1)} nats. Use ${shortened(point.schedule)}` },
-  makeSvg("circle", { class: "target", cx, cy, r: 9 }), makeSvg("circle", { class: "ring", cx, cy, r: 10 }), shape);
+  makeSvg("circle", { class: "target", cx, cy, r: 9 }), makeSvg("circle", { class: "ring", cx, cy, r: 13 }), shape);
 }
 
 /**
- * Names beside their marks, pushed apart where they would overlap. The frontier is convex and no rule lies below it, so
- * there is room to the left of a mark. Where the width does not allow that, names stand above the frontier, and those of
- * marks that lie on it below.
+ * Names beside their marks; marks that lie on one another share one label. Each label takes the place nearest to its mark
+ * where it covers neither a mark nor another label, and stays within the frame.
  */
 function labels(points, { x, y }, frame) {
-  const planned = points.filter((point) => point.kind === "planned");
-  const named = points.filter((point) => point.kind !== "planned").map((point) => ({
-    names: [point.title], cx: x(point.saved), cy: y(point.path_kl), at: y(point.path_kl) - 8 }));
-  named.sort((one, other) => other.cy - one.cy);
-  const isTight = named.some(({ cx }) => cx - frame.left < WORDS);
-  if (!isTight) return drawLabels(pushedApart(named, frame.bottom - 6), -1);
-  const isOnFrontier = ({ cx, cy }) => planned.some((point) => Math.hypot(x(point.saved) - cx, y(point.path_kl) - cy) < 5);
-  const [lowest, ...others] = named;
-  const joined = others.filter((entry) => isOnFrontier(lowest) && Math.abs(entry.cy - lowest.cy) < 5);
-  const above = named.filter((entry) => entry !== lowest && !joined.includes(entry));
-  const crossed = planned.map((point) => [x(point.saved), y(point.path_kl)]).filter(([px]) => px > lowest.cx && px < lowest.cx + WORDS);
-  const first = { ...lowest, names: [...lowest.names, ...joined.flatMap((entry) => entry.names)], at: Math.min(lowest.cy + 10, frame.bottom - 8) };
-  return drawLabels([first, ...pushedApart(above, Math.min(frame.bottom, ...crossed.map(([, py]) => py)))], 1);
-}
-
-/** Move labels up, the lowest first, until each is a line above the one below it. */
-function pushedApart(entries, floor) {
-  let below = floor;
-  return entries.map((entry) => {
-    below = Math.min(entry.at, below - LINE);
-    return { ...entry, at: below };
+  const marks = points.map((point) => [x(point.saved), y(point.path_kl)]);
+  const groups = [];
+  for (const point of points.filter(({ kind }) => kind !== "planned")) {
+    const [cx, cy] = [x(point.saved), y(point.path_kl)];
+    const same = groups.find((group) => Math.hypot(group.cx - cx, group.cy - cy) < TOGETHER);
+    if (same) same.names.push(point.title);
+    else groups.push({ names: [point.title], cx, cy });
+  }
+  groups.sort((one, other) => other.names.length - one.names.length || one.cy - other.cy); // the longest has the least choice
+  const taken = marks.map(([cx, cy]) => ({ left: cx - 7, right: cx + 7, top: cy - 7, bottom: cy + 7 }));
+  return groups.flatMap(({ names, cx, cy }) => {
+    const words = names.join(" = ");
+    const width = words.length * LETTER;
+    const rivals = groups.filter((group) => group.cx !== cx || group.cy !== cy);
+    const price = (box) => cost(box, taken, frame) + 60 * crossed(cx, cy, box, rivals);
+    const place = placesAround(cx, cy, width).map((box) => [price(box), box]).reduce((best, other) => (other[0] < best[0] ? other : best))[1];
+    taken.push(place);
+    return drawLabel(words, cx, cy, place);
   });
 }
 
-function drawLabels(entries, side) {
-  return entries.flatMap(({ names, cx, cy, at }) => [
-    makeSvg("path", { class: "leader", d: `M${cx + side * 7} ${cy}L${cx + side * 22} ${at}` }),
-    makeSvg("text", { class: "name", x: cx + side * 26, y: at + 4, "text-anchor": side < 0 ? "end" : "start" }, names.join(", "))]);
+/** Boxes for a label of some width around a mark, the nearest first. */
+function placesAround(cx, cy, width) {
+  return AWAY.flatMap((away) => ANGLES.map((angle) => {
+    const [dx, dy] = [Math.cos(angle) * away, Math.sin(angle) * away];
+    const left = Math.abs(dx) < 4 ? cx - width / 2 : dx > 0 ? cx + dx : cx + dx - width;
+    return { left, right: left + width, top: cy + dy - LINE / 2, bottom: cy + dy + LINE / 2, away, side: Math.abs(dx) < 4 ? 0 : Math.sign(dx) };
+  }));
+}
+
+/** What speaks against a place: whatever it covers, then what lies outside of the frame, then how far away it is. */
+function cost(box, taken, frame) {
+  const outside = Math.max(0, frame.left + 2 - box.left) + Math.max(0, box.right - frame.right - 20) + Math.max(0, frame.top - box.top) + Math.max(0, box.bottom - frame.bottom);
+  const covered = taken.filter((other) => box.left < other.right && other.left < box.right && box.top < other.bottom && other.top < box.bottom)
+    .reduce((sum, other) => sum + (other.away ? 4 : 1), 0); // a word under a word can be read less than a mark under one
+  return 1000 * (outside > 0) + 100 * covered + box.away;
+}
+
+/** How many other marks the line to a label runs over. */
+function crossed(cx, cy, { left, right, top, bottom, side }, rivals) {
+  const [x, y] = [side < 0 ? right : side > 0 ? left : (left + right) / 2, (top + bottom) / 2];
+  const long = (x - cx) ** 2 + (y - cy) ** 2;
+  return rivals.filter((rival) => {
+    const part = Math.min(1, Math.max(0, ((rival.cx - cx) * (x - cx) + (rival.cy - cy) * (y - cy)) / long));
+    return part > 0 && Math.hypot(cx + part * (x - cx) - rival.cx, cy + part * (y - cy) - rival.cy) < 6;
+  }).length;
+}
+
+function drawLabel(words, cx, cy, { left, right, top, bottom, away, side }) {
+  const middle = (top + bottom) / 2;
+  const [x, anchor] = side < 0 ? [right, "end"] : side > 0 ? [left, "start"] : [(left + right) / 2, "middle"];
+  const leader = away > 12 ? [makeSvg("path", { class: "leader", d: `M${cx} ${cy}L${side < 0 ? x + 2 : side > 0 ? x - 2 : x} ${middle}` })] : [];
+  return [...leader, makeSvg("text", { class: "name", x, y: middle + 4, "text-anchor": anchor }, words)];
+}
+
+/** A schedule in counts as one in percent, which holds for other numbers of steps too, where that is exact and short. */
+function inPercent(schedule, steps) {
+  const shares = [...schedule.matchAll(/([A-Za-z])(\d+)/g)].map(([, key, count]) => [key, Number((100 * count / steps).toFixed(4)), Number(count)]);
+  const isExact = shares.every(([, share, count]) => Math.round(share * 1e4) * steps === count * 1e6);
+  return isExact ? shares.map(([key, share]) => `${key}${share}%`).join(",") : schedule;
 }
 
 function shortened(schedule) {

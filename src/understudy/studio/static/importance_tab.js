@@ -1,7 +1,7 @@
 /** Where the models differ over time: on held-out text, and on the costliest model's own way. */
 
 import { band, Chart, drawAxes, foldedTable, line, scales, ticksTo } from "./charts.js";
-import { make, makeSvg } from "./elements.js";
+import { isTouched, make, makeSvg } from "./elements.js";
 import { laneKeys, modelClass, showBar } from "./lanes.js";
 import { figures } from "./numbers.js";
 
@@ -57,7 +57,7 @@ function pathFigure({ bins, num_steps: steps, divergence, length, num_samples: s
 }
 
 function curveFigure({ title, about, places, labels, series, unit, column }) {
-  const readout = make("p", { class: "readout" }, "Point at the curve, or focus it and use the arrow keys.");
+  const readout = make("p", { class: "readout" }, isTouched() ? "Touch the curve to read it." : "Point at the curve, or focus it and use the arrow keys.");
   const most = Math.max(...series.flatMap((curve) => curve.high));
   const yTicks = ticksTo(most);
   let active = null;
@@ -104,12 +104,13 @@ function drawCursor({ svg, top, bottom }, { x, y }, place, values) {
 
 /** Pointer and arrow keys choose a place on the curve. */
 function listen(surface, places, chart, active, choose) {
-  surface.addEventListener("pointermove", (event) => {
+  const point = (event) => {
     const at = event.clientX - surface.getBoundingClientRect().left;
     const distances = places.map((place) => Math.abs(chart().scale.x(place) - at));
     const nearest = distances.indexOf(Math.min(...distances));
     if (nearest !== active()) choose(nearest);
-  });
+  };
+  for (const name of ["pointerdown", "pointermove"]) surface.addEventListener(name, point);
   surface.addEventListener("focus", () => active() === null && choose(0));
   surface.addEventListener("keydown", (event) => {
     const now = active() ?? 0;

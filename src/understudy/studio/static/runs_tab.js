@@ -23,7 +23,25 @@ function nothing() {
 }
 
 function list(runs, panel, setup, sample) {
-  return make("ul", { class: "run-list" }, ...runs.map((run) => row(run, setup, sample)));
+  return make("ul", { class: "run-list" }, ...pairs(runs).map((group) => (group.length === 2
+    ? pair(group, setup, sample) : row(group[0], setup, sample))));
+}
+
+/** Put the two runs of a comparison together, the first schedule first; those that stand alone stay so. */
+function pairs(runs) {
+  const groups = [];
+  for (const run of runs) {
+    const other = run.pair && groups.find(([first]) => first.pair === run.pair);
+    if (other) other.unshift(run);
+    else groups.push([run]);
+  }
+  return groups;
+}
+
+function pair(runs, setup, sample) {
+  const both = button("Open both", () => openRuns(runs, sample), { "aria-label": `Open both: ${runs.map((run) => run.schedule).join(" and ")}` });
+  return make("li", { class: "pair" }, make("p", { class: "note" }, "Side by side, under one seed"), make("div", { class: "row-actions" }, both),
+    make("ul", {}, ...runs.map((run) => row(run, setup, sample))));
 }
 
 function row(run, setup, sample) {
@@ -32,7 +50,7 @@ function row(run, setup, sample) {
   const when = new Date(run.created);
   const facts = [
     STATES[run.state],
-    when.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" }),
+    when.toLocaleString([], { dateStyle: "medium", timeStyle: "medium" }),
     `seed ${settings.seed}`,
     settings.num_samples > 1 ? plural(settings.num_samples, "sample") : null,
     settings.temperature === 1 ? null : `temperature ${settings.temperature}`,
@@ -42,7 +60,7 @@ function row(run, setup, sample) {
   const message = run.message ? make("p", { class: "message error" }, run.message) : null;
   const failed = make("p", { class: "message error", role: "alert" });
   const actions = make("div", { class: "row-actions" },
-    button("Open", () => openRun(run, sample), { "aria-label": `Open: ${title}` }),
+    button("Open", () => openRuns([run], sample), { "aria-label": `Open: ${title}` }),
     button("JSON", () => download(run, failed), { "aria-label": `Download as JSON: ${title}` }),
     button("Run again", () => sample.use({ ...settings, compares: false }, { starts: true }), { "aria-label": `Run again: ${title}` }));
   return make("li", { "data-run": run.id, "data-state": run.state },
@@ -52,9 +70,9 @@ function row(run, setup, sample) {
     actions);
 }
 
-async function openRun(run, sample) {
+async function openRuns(runs, sample) {
   openTab("sample", { focus: true });
-  await sample.open([run.id]);
+  await sample.open(runs.map((run) => run.id));
 }
 
 async function download(run, line) {

@@ -1,6 +1,6 @@
 /** The tab in which things are run: one run or two side by side, found again after a reload. */
 
-import { follow, get, post, Refusal, remove } from "./api.js";
+import { follow, get, isServerGone, post, Refusal, remove } from "./api.js";
 import { Canvas } from "./canvas.js";
 import { announce, byId, make } from "./elements.js";
 import { modelClass } from "./lanes.js";
@@ -23,6 +23,7 @@ export class SampleTab {
     });
     for (const id of ["stop", "stop-here"]) byId(id).addEventListener("click", () => this.stop());
     document.addEventListener("keydown", (event) => this.key(event));
+    document.addEventListener("connection", () => this.changed());
   }
 
   key(event) {
@@ -73,12 +74,13 @@ export class SampleTab {
     if (this.isStarting || this.isRunning) return;
     this.isStarting = true;
     byId("run").disabled = true;
-    byId("run-message").textContent = "";
+    this.say("");
+    this.changed();
     try {
       await this.begin();
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
-      byId("run-message").textContent = error.message;
+      this.say(error.message);
     } finally {
       this.isStarting = false;
       this.changed();
@@ -96,6 +98,7 @@ export class SampleTab {
     const common = { text, steps, num_samples: numSamples, seed, temperature,
       new_tokens: Number.isInteger(newTokens) ? newTokens : this.setup.defaults.new_tokens };
     const runs = [];
+    if (this.settings.schedules().length === 2) common.pair = pairName();
     try {
       for (const schedule of this.settings.schedules()) runs.push(await post("runs", { ...common, schedule }));
     } catch (error) {
@@ -142,7 +145,7 @@ export class SampleTab {
       this.show(runs);
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
-      byId("run-message").textContent = `That run cannot be shown again: ${error.message}`;
+      this.say(`That run cannot be shown again: ${error.message}`);
       this.clear();
     }
   }
@@ -172,8 +175,23 @@ export class SampleTab {
     }
   }
 
+  say(message) {
+    byId("run-message").textContent = message;
+  }
+
+  /** Why nothing can be started, where the server is the reason. */
+  sayWaiting() {
+    const line = byId("run-message");
+    if (isServerGone() && this.isStarting) this.say("The server does not answer: this run starts once it does.");
+    else if (isServerGone() && this.isRunning) this.say("A run is under way at a server that does not answer: it goes on here once it does.");
+    else if (line.dataset.waits) this.say("");
+    if (isServerGone() && (this.isStarting || this.isRunning)) line.dataset.waits = "yes";
+    else delete line.dataset.waits;
+  }
+
   changed() {
     const { isRunning } = this;
+    this.sayWaiting();
     byId("run").disabled = Boolean(isRunning || this.isStarting);
     byId("stop").disabled = !isRunning;
     byId("stop-here").hidden = !isRunning;
@@ -181,8 +199,13 @@ export class SampleTab {
     byId("views").setAttribute("aria-busy", String(isRunning));
     if (this.views.length !== 2 || !this.views.every((view) => view.state)) return;
     const { differing, known } = Canvas.compare(this.views[0].canvas, this.views[1].canvas);
-    byId("difference").textContent = known ? `${differing} of ${known} tokens differ` : "";
+    byId("difference").textContent = known ? `${differing} of ${known} tokens differ${isRunning ? " so far" : ""}` : "";
     const other = (view) => view.state.isOver && view.figures.showRun(view.state, view.rival.state);
     this.views.forEach(other);
   }
+}
+
+/** A name that two runs have in common; nobody else's are told apart by it. */
+function pairName() {
+  return [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }

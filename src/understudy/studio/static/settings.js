@@ -1,6 +1,6 @@
 /** What stands in the fields: read, written, kept for a reload, and judged by the server while one types. */
 
-import { post, Refusal, stored } from "./api.js";
+import { isServerGone, post, Refusal, stored } from "./api.js";
 import { byId, make } from "./elements.js";
 import { percent } from "./numbers.js";
 import { showBar } from "./lanes.js";
@@ -49,11 +49,19 @@ export class Settings {
   }
 
   listen() {
+    byId("steps").addEventListener("input", () => {
+      this.ownSteps = byId("steps").value;
+    });
+    for (const id of ["schedule", "schedule-b"]) byId(id).addEventListener("input", () => this.takeSteps(id));
     for (const id of ["text", "schedule", "schedule-b", ...Object.values(FIELDS)]) byId(id).addEventListener("input", () => this.changed());
+    document.addEventListener("connection", () => this.sayUnread());
     byId("compare").addEventListener("change", () => this.changed());
     for (const [preset, field] of [["preset", "schedule"], ["preset-b", "schedule-b"]]) {
       byId(preset).addEventListener("change", () => {
-        if (byId(preset).value) byId(field).value = byId(preset).value;
+        if (byId(preset).value) {
+          byId(field).value = byId(preset).value;
+          this.takeSteps(field);
+        }
         this.changed();
       });
     }
@@ -67,6 +75,22 @@ export class Settings {
         byId("text").value = example.dataset.example;
         this.changed();
       });
+    }
+  }
+
+  /** A schedule in counts says the steps; those of before come back once it is none any more. */
+  takeSteps(id) {
+    const steps = countedSteps(byId(id).value);
+    byId("steps").value = steps && steps <= this.setup.limits.steps ? String(steps) : this.ownSteps;
+  }
+
+  /** While the server is gone, what it last said of the fields need not hold of what stands in them now. */
+  sayUnread() {
+    if (!isServerGone() || document.body.dataset.draft !== "reading") return;
+    say("text", "text-message", "Not counted yet: the server does not answer.", false);
+    for (const id of this.read().compares ? ["schedule", "schedule-b"] : ["schedule"]) {
+      say(id, `${id}-message`, "Not read yet: the server does not answer.", false);
+      byId(`${id}-bar`).classList.add("stale");
     }
   }
 
@@ -84,6 +108,7 @@ export class Settings {
       if (values[name] !== undefined && values[name] !== null) byId(id).value = String(values[name]);
     }
     if (values.compares !== undefined) byId("compare").checked = values.compares;
+    if (values.steps !== undefined || this.ownSteps === undefined) this.ownSteps = byId("steps").value;
     this.changed();
   }
 
@@ -112,6 +137,7 @@ export class Settings {
     this.judgement?.abort();
     this.judgement = new AbortController();
     document.body.dataset.draft = "reading";
+    this.sayUnread();
     const { signal } = this.judgement;
     this.answer = new Promise((resolve) => {
       const timer = setTimeout(() => resolve(this.ask(signal)), WAIT);
@@ -158,11 +184,11 @@ export class Settings {
     const { error, given, wanted, has_gaps: hasGaps } = found.text;
     say("text", "text-message", error?.message ?? describeText(given, wanted, hasGaps), Boolean(error));
     byId("new-tokens").disabled = Boolean(hasGaps);
-    ["schedule", "schedule-b"].forEach((id, side) => this.showSchedule(found.schedules[side], id));
+    ["schedule", "schedule-b"].forEach((id, side) => this.showSchedule(found.schedules[side], id, wanted));
     this.onRead(found);
   }
 
-  showSchedule(found, id) {
+  showSchedule(found, id, wanted) {
     const bar = byId(`${id}-bar`);
     if (!found) {
       say(id, `${id}-message`, "", false);
@@ -175,7 +201,7 @@ export class Settings {
       return;
     }
     showBar(bar, found.segments);
-    say(id, `${id}-message`, describeSchedule(found), false);
+    say(id, `${id}-message`, describeSchedule(found, wanted), false);
   }
 
   /** Check the fields that hold numbers; gives what is wrong with the first, null where all are right. */
@@ -195,7 +221,7 @@ export class Settings {
 
 function rangeOf(field) {
   const kind = field.step === "1" ? "a whole number" : "a number";
-  if (field.id === "seed") return `${kind} from 0 on`;
+  if (field.id === "seed") return `${kind} from 0 to ${field.max}`;
   return `${kind} from ${field.min} to ${field.max}`;
 }
 
@@ -211,9 +237,20 @@ function describeText(given, wanted, hasGaps) {
   return given ? `${given} tokens given, ${wanted} to write after them` : `${wanted} tokens to write`;
 }
 
-function describeSchedule({ schedule, expected, path_kl: pathKl }) {
+/** The path KL is that of the texts that were analysed, free from beginning to end: another length has another one. */
+function describeSchedule({ schedule, expected, path_kl: pathKl }, wanted) {
   const saves = expected ? `saves ${percent(expected.flops.schedule_saved)} by itself` : schedule;
-  return pathKl ? `${saves}, path KL ${pathKl.mean.toFixed(1)} nats` : saves;
+  if (!pathKl) return saves;
+  if (pathKl.mean === 0) return `${saves}; path KL 0`;
+  const others = wanted === pathKl.length ? "" : `, not these ${wanted}`;
+  return `${saves}; path KL ${pathKl.mean.toFixed(1)} nats for ${pathKl.length} free tokens without a prefix${others}`;
+}
+
+/** Steps of a schedule written in counts, null for any other. */
+function countedSteps(text) {
+  const plain = text.replace(/\s/g, "");
+  if (!/^\(?[A-Za-z]\d{1,7}(,[A-Za-z]\d{1,7})*\)?$/.test(plain)) return null;
+  return [...plain.matchAll(/\d+/g)].reduce((sum, [count]) => sum + Number(count), 0);
 }
 
 /** The schedule as typed with the place of the fault marked, and the parser's own words. */
