@@ -1,6 +1,6 @@
 """Take the pictures of the studio that README and docs show, from the real page of a running server.
 
-    pip install 'understudy[serve]' playwright
+    pip install '.[serve]' playwright      # in a clone of the repository
     python recipes/screenshots.py [--output docs/images] [--chromium /usr/bin/chromium]
 
 Serves the bundled pair on a free port of this machine, and ends it afterwards.

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from stage import TEXTS, make_tokenizer, save_stage
 from understudy.cli.analyze import analyze_command
 from understudy.data import PrepareSettings, TextSource, held_out_blocks, prepare
+from understudy.demo import bundled_importance
 from understudy.driving import run_to_end
 from understudy.errors import DataError, SettingError, UnderstudyError
 from understudy.importance import Importance
@@ -105,6 +106,14 @@ def test_the_bundled_pair_needs_nothing(call, tmp_path):
     found = Importance.load(tmp_path / "i.json")
     assert found.models["H"]["shape"]["blocks"] == 12
     assert found.settings["length"] == 16
+
+
+def test_whose_text_the_bundled_one_is_stands_beside_it(call, tmp_path, text):
+    outcome = call("--output", "i.json", models=())
+    assert Importance.load(tmp_path / "i.json").data["source"] == "bundled: texts written by the judge"
+    assert "Bundled texts written by the judge, " in outcome.stdout
+    assert bundled_importance().data["source"] == "bundled: texts written by the judge"
+    assert "Held-out text, " in call("--data", text, "--output", "own.json").stdout
 
 
 def test_text_becomes_blocks_that_begin_as_the_models_were_trained(tokenizer, text):

@@ -168,6 +168,13 @@ def test_prefix_comes_first_and_suffix_last(sample):
     assert "\nthe cat" in shown.out
 
 
+def test_documents_of_a_sample_stand_apart(sample):
+    given = ("--infill", "the cat<|endoftext|>the dog [MASK]", "--steps", 2)
+    (row,) = sample(*given, "--json").document["samples"]
+    assert row["text"].startswith("the cat\n\nthe dog")
+    assert "\nthe cat\n\nthe dog" in sample(*given).out
+
+
 def test_output_is_written_whole_and_read_back(sample, call, stage, tmp_path):
     document = sample("--schedule", "L2,H4,L2", "-n", 3, "--output", "out.jsonl", "--json").document
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -247,7 +254,8 @@ def interruptible():
 def test_interrupt_leaves_nothing_behind(sample, monkeypatch, tmp_path):
     monkeypatch.setattr(sampling, "sample_steps", fail_after(lambda: signal.raise_signal(signal.SIGINT)))
     outcome = sample("--steps", 8, "--output", "out.jsonl", "--json")
-    assert outcome == Outcome(130, "", "understudy: interrupted\n")
+    kept = "nothing is kept, since samples are written when all are there; --ray keeps finished parts"
+    assert outcome == Outcome(130, "", f"understudy: interrupted; {kept}\n")
     assert not list(tmp_path.iterdir())
 
 

@@ -312,6 +312,14 @@ def test_what_does_not_fit_the_table_is_one_line(call, name):
     assert message in err
 
 
+def test_a_file_of_another_kind_is_not_to_be_overwritten(call):
+    Path("precious.json").write_text('{"format": "understudy-plan-1"}')
+    status, _, err = call("flops", "--cost-table", "precious.json")
+    assert status == 2
+    assert "'precious.json' is no cost table" in err
+    assert "write one by `understudy bench --output costs.json`" in err
+
+
 def test_batch_size_belongs_to_a_table(call):
     status, _, err = call("flops", "--batch-size", 8)
     assert status == 2

@@ -64,12 +64,13 @@ def test_command_prints_one_json_document_and_writes_the_folder(call, tmp_path):
     assert document["command"].startswith("understudy demo --output")
 
 
-@pytest.mark.parametrize("columns", ["60", "140"])
+@pytest.mark.parametrize("columns", ["60", "80", "140"])
 def test_command_shows_tables_samples_and_paths_at_any_width(call, tmp_path, columns):
     outcome = call("--output", tmp_path / "out", *SMALL, env={"COLUMNS": columns})
     assert outcome.exit_code == 0, outcome.output
     for word in ("sandwich", "Quality", "Cost", "Who wrote what", "2 samples are too few", "samples.html", "path KL"):
         assert word in " ".join(outcome.stdout.split())
+    assert "…" not in outcome.stdout
     assert max(map(len, outcome.stdout.splitlines())) <= max(int(columns), len(str(tmp_path)) + 40)
 
 

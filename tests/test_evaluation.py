@@ -10,7 +10,7 @@ from stage import VOCAB, make_judge, make_pair, make_tokenizer, save_stage
 from understudy import evaluation, metrics
 from understudy.cli.evaluate import evaluate_command
 from understudy.errors import DataError, SettingError, UnderstudyError
-from understudy.saved_samples import check_texts, read_samples, retokenize
+from understudy.saved_samples import check_texts, documents, read_samples, retokenize, sample_text
 
 SCORE_KEYS = {"gen_ppl", "gen_ppl_ci95", "entropy", "distinct_1", "distinct_2", "num_samples", "judge"} | {
     "entropy_se", "context_length", "num_tokens", "repetition", "repetition_se", "self_bleu", "ngram_overlap",
@@ -18,7 +18,7 @@ SCORE_KEYS = {"gen_ppl", "gen_ppl_ci95", "entropy", "distinct_1", "distinct_2", 
 }  # fmt: skip
 SCHEDULE_KEYS = SCORE_KEYS | {
     "name", "schedule", "nfe", "flops", "seconds", "nll_difference", "nll_difference_ci95", "within_noise",
-    "temperature", "seeds", "by_seed", "frontier_difference", "frontier_difference_ci95"
+    "temperature", "seeds", "by_seed", "executed_flops_per_sample", "frontier_difference", "frontier_difference_ci95"
 }  # fmt: skip
 PER_SAMPLE = {"nll_sums", "counts", "entropies", "repetitions", "overlaps"}
 
@@ -170,6 +170,18 @@ def test_texts_tell_whether_the_judge_reads_the_ids(tmp_path, tokenizer):
     other = read_samples(write_lines(tmp_path / "b.jsonl", [{"text": text, "token_ids": ids[::-1]}]))
     with pytest.raises(DataError, match="sample 0: the judge's tokenizer does not read"):
         check_texts(other, tokenizer)
+
+
+def test_documents_of_a_sample_stand_apart(tmp_path, tokenizer):
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    one, other = tokenizer("the cat is").input_ids, tokenizer("a café, 猫").input_ids
+    ids = [end, *one, end, end, *other, end, pad]
+    assert documents(tokenizer, ids) == [[*range(1, 1 + len(one))], [*range(3 + len(one), 3 + len(one) + len(other))]]
+    assert sample_text(tokenizer, ids) == "the cat is\n\na café, 猫"
+    assert sample_text(tokenizer, [end, *one, end]) == "the cat is"
+    assert sample_text(tokenizer, [end, end]) == ""
+    rows = [{"text": sample_text(tokenizer, ids), "token_ids": ids}]
+    check_texts(read_samples(write_lines(tmp_path / "a.jsonl", rows)), tokenizer)
 
 
 def test_evaluate_scores_a_file(tmp_path, tokenizer, stage):

@@ -1,15 +1,19 @@
 """`understudy make-light` as its users meet it."""
 
 import json
+import os
+import signal
 import sys
 
 import pytest
 import typer
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from light_stage import make_blocks, make_tokenizer, save_heavy
 from understudy import cli, load_denoiser
 from understudy.cli.make_light import make_light_command
+from understudy.training import loop
 
 MEASURE = ("--text-blocks", 4, "--times", 2, "--device", "cpu")
 HEAL = ("--steps", 4, "--batch-size", 8, "--warmup", 1, "--ema", 0.5, "--log-every", 2, "--validate-every", 0)
@@ -64,6 +68,38 @@ def test_healing_for_the_light_steps_of_a_schedule(call, tmp_path):
     assert record["healing"]["settings"]["times"] == [[0.0, 0.25], [0.75, 1.0]]
     assert record["healing"]["settings"]["distillation_weight"] == 0.7
     assert load_denoiser(tmp_path / "light").shape.blocks == 2
+
+
+@pytest.fixture
+def interruptible():
+    """What a terminal sends is heard, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_signal_while_it_heals_keeps_what_was_healed(call, data, heavy, monkeypatch, capsys, tmp_path):
+    original, words = loop._Run._step, ("--keep", "0,3", *HEAL, "--log-every", 1)
+    assert call(*words, "--output", "whole").exit_code == 0
+
+    def signalled(self, step, *rest):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, step, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "_step", signalled)
+        arguments = ("make-light", heavy, "--data", data, *MEASURE, *words, "--output", "cut")
+        patch.setattr(sys, "argv", ["understudy", *map(str, arguments)])
+        with pytest.raises(SystemExit) as leave:
+            cli.main()
+    assert leave.value.code == 130
+    kept = "the checkpoint of step 2 is kept in 'cut'; give the same command again to go on from there"
+    assert capsys.readouterr().err.splitlines()[-1] == f"understudy: interrupted; {kept}"
+    assert call(*words, "--output", "cut").exit_code == 0
+    whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all((whole[name] == cut[name]).all() for name in whole)
 
 
 def test_importance_is_shown(call):

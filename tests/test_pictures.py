@@ -92,8 +92,7 @@ def test_a_comparison_is_named_that_way(drawn):
         SimpleNamespace(
             name=name,
             scores=SimpleNamespace(gen_ppl=150.0 + place, gen_ppl_ci95=(140.0 + place, 160.0 + place), num_samples=8),
-            relative_cost=cost,
-            result=SimpleNamespace(schedule=ModelSchedule.parse(name)),
+            result=SimpleNamespace(schedule=ModelSchedule.parse(name), flops=SimpleNamespace(executed=cost)),
         )
         for place, (name, cost) in enumerate(costs.items())
     )
@@ -158,7 +157,7 @@ def test_a_plan_is_drawn_whole_and_named_beside_its_frontier(drawn, name):
 @pytest.fixture(scope="module")
 def searched():
     tokenizer = make_tokenizer()
-    settings = SearchSettings(num_samples=3, length=8, seed=3, chunk=4, batch_size=4)
+    settings = SearchSettings(num_samples=8, length=8, seed=3, chunk=4, batch_size=4)
     space = SearchSpace.light_and_heavy(8, 4, 2)
     run = search_schedules(
         make_pair(tokenizer), space, make_judge(tokenizer), settings, plan=ModelSchedule.parse("H1,L1,H3,L3")

@@ -1,7 +1,9 @@
 """`understudy plan`: one document, a page that fits, a picture, and mistakes answered in one line."""
 
 import json
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -178,6 +180,32 @@ def test_a_place_that_cannot_be_written_is_noticed_before_anything_is_loaded(mon
         cli.main()
     assert leave.value.code == 2
     assert "there is no folder 'gone'" in capsys.readouterr().err
+
+
+def test_a_file_of_another_kind_is_not_to_be_overwritten(call):
+    _, _, err = call("--importance", "costs.json", "--light-steps", "3")
+    assert "'costs.json' is no importance file" in err
+    assert "write one by `understudy analyze --output importance.json`" in err
+
+
+@pytest.mark.parametrize("width", [60, 72, 80, 120])
+@pytest.mark.parametrize("scale", [1e-9, 1e3])
+def test_schedules_are_whole_at_any_width(call, monkeypatch, width, scale):
+    path = pair_importance(64).path()
+    scaled = replace(
+        path, per_step=path.per_step * scale, step_variances=path.step_variances * scale**2,
+        bin_means=path.bin_means * scale, covariance=path.covariance * scale**2, halves=(),
+    )  # fmt: skip
+    make_importance(scaled).save(Path("scaled.json"))
+    monkeypatch.setenv("COLUMNS", str(width))
+    status, out, _ = call("--importance", "scaled.json", "--light-steps", "16")
+    assert status == 0
+    assert "…" not in out
+    assert max(len(line) for line in out.splitlines()) <= width
+    for schedule in ("L8,H48,L8", "L16,H48", "H48,L16", "H24,L16,H24"):
+        assert re.search(rf"^ *(sandwich|first|last|middle) +{schedule} ", out, re.M)
+    assert ("runs)" in out) == (width < 120)
+    assert "it is rounding" in out if scale < 1 else "it is rounding" not in out
 
 
 @pytest.mark.parametrize("name", MISTAKES)

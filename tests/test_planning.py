@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,8 @@ from importance_files import SHAPES, hump, make_importance, make_path, make_tabl
 from understudy import ModelSchedule
 from understudy.errors import DataError, SettingError
 from understudy.flops import TransformerShape, expected_report
+from understudy.importance.divergence import log_probabilities, row_divergence
+from understudy.importance.record import ROUNDING
 from understudy.importance.trajectories import half_sums, path_divergence
 from understudy.noise import Cosine, LogLinear
 from understudy.planning import (
@@ -454,11 +457,59 @@ def test_certificate():
     certificate = Certificate("H", 0.5, 0.1)
     assert certificate.upper == pytest.approx(0.6645, abs=1e-4)
     assert certificate.total_variation == pytest.approx(math.sqrt(0.6645 / 2), abs=1e-4)
-    assert "<= 0.6645 nats a sequence, with nominally 95 % confidence (0.5 ± 0.1):" in certificate.sentence
+    assert "<= 0.6645 nats a sequence, with nominally 95 % confidence (0.5 ± 0.1; normal" in certificate.sentence
     assert "by more than 0.576 (Pinsker)" in certificate.sentence
-    assert Certificate("H", 1.9, 0.1).total_variation == 1
-    assert "bounds no single probability" in Certificate("H", 1.9, 0.1).sentence
+    assert "analysed grid" not in certificate.sentence
+    assert "0.1; Student's t)" in Certificate("H", 0.5, 0.1, num_samples=9).sentence
     assert Certificate("H", -0.2, 0.1).total_variation == 0
+
+
+@pytest.mark.parametrize("kl", [0.01, 0.5, 1.5, 1.7, 2.0, 8.0, 30.0])
+def test_total_variation_is_bounded_below_1(kl):
+    # The tighter of Pinsker's bound and that of Bretagnolle and Huber; they cross at 1.5936 nats.
+    certificate = Certificate("H", kl, 0.0)
+    expected = min(math.sqrt(kl / 2), math.sqrt(1 - math.exp(-kl)))
+    assert certificate.total_variation == pytest.approx(expected)
+    assert certificate.total_variation < 1
+    assert ("(Pinsker)" in certificate.sentence) == (kl < 1.5936)
+    assert ("(Bretagnolle-Huber)" in certificate.sentence) == (kl > 1.5936)
+    # Both hold of two coins, whatever they are.
+    for p, q in ((0.5, 0.4), (0.99, 0.01), (0.999999, 1e-6)):
+        exact = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+        assert abs(p - q) <= Certificate("H", exact, 0.0).total_variation
+
+
+def test_a_bound_near_1_says_by_what_it_is_below():
+    assert "by more than 1 - 0.00017 (Bretagnolle-Huber)" in Certificate("H", 8.0, 0.0).sentence
+    assert Certificate("H", 800.0, 0.0).total_variation == 1  # in a float64
+    assert "1 - 0 (" not in Certificate("H", 30.0, 0.0).sentence
+
+
+def test_a_certificate_is_never_below_rounding():
+    assert Certificate("H", -2.6e-6, 1e-8).upper == 0
+    found = Certificate("H", -2.6e-6, 1e-8, num_samples=8, rounding=2e-4)
+    assert found.upper == 2e-4
+    assert "<= 0.0002 nats" in found.sentence
+    assert "-2.6e-06 ± 1e-08, is within float32 rounding" in found.sentence
+    assert Certificate("H", 0.5, 0.1, rounding=2e-4).upper == Certificate("H", 0.5, 0.1).upper
+
+
+def test_a_plan_of_nearly_equal_models_certifies_rounding():
+    path = pair_importance(16).path()
+    tiny = replace(path, per_step=-path.per_step * 1e-9, step_variances=path.step_variances * 1e-18,
+                   bin_means=-path.bin_means * 1e-9, covariance=path.covariance * 1e-18, halves=())  # fmt: skip
+    plan = make_plan(make_importance(tiny), Budget(light_steps=4))
+    assert plan.prediction.path_kl < 0
+    assert plan.certificate.upper == plan.rounding == pytest.approx(1e-6 * tiny.free_positions)
+    alone = make_plan(make_importance(tiny), Budget(light_steps=0))
+    assert alone.certificate.upper == 0  # no step was handed over
+
+
+def test_rounding_is_what_float32_makes_of_equal_models():
+    for scale in (1.0, 10.0):
+        logits = torch.randn(64, 4096, generator=torch.Generator().manual_seed(0)) * scale
+        same = row_divergence(*(log_probabilities(logits * factor, 0) for factor in (1, 1 + 1e-7))).kl
+        assert same.abs().max() < ROUNDING
 
 
 def test_the_interval_is_students():
@@ -520,8 +571,9 @@ def test_a_certificate_says_which_kind_it_is(certified):
 
 def test_a_certificate_says_what_it_was_extrapolated_from():
     same, finer = (make_plan(pair_importance(64), Budget(light_fraction=0.25), steps=steps) for steps in (64, 128))
-    assert "extrapolated" not in same.certificate.sentence
-    assert ", extrapolated from 64 steps)" in finer.certificate.sentence
+    assert "approximation" not in same.certificate.sentence
+    assert "The confidence holds for the analysed grid of 64 steps" in finer.certificate.sentence
+    assert "is an approximation" in finer.certificate.sentence
     assert finer.to_dict()["certificate"]["extrapolated_from"] == 64
 
 

@@ -107,3 +107,31 @@ def test_help_names_every_option():
     result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200", "TERM": "dumb"})
     for option in ("--validation-fraction", "--layout", "--frame", "--sample-by", "--shard-blocks", "--json"):
         assert option in result.stdout
+
+
+@pytest.mark.parametrize("own_tokenizer", [True, False])
+@pytest.mark.parametrize("line", ['{"text": 12}', '{"text": "a', "", '{"other": "a"}'])
+def test_a_failure_before_anything_was_done_leaves_nothing(text, tmp_path, line, own_tokenizer):
+    first, source = tmp_path / "first", tmp_path / "source.jsonl"
+    invoke(text, "--output", first, "--train-tokenizer", 300, "--block-length", 16)
+    source.write_text(f"{line}\n" if line else "", encoding="utf-8")
+    chosen = ("--tokenizer", first / "tokenizer") if own_tokenizer else ("--train-tokenizer", 300)
+    options = (*chosen, "--block-length", 16)
+    with pytest.raises(DataError):
+        invoke(source, "--output", tmp_path / "new" / "out", *options)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError):
+        invoke(source, "--output", tmp_path / "empty", *options)
+    assert not list((tmp_path / "empty").iterdir())
+
+
+def test_a_failure_later_on_leaves_what_was_done(tmp_path):
+    good, bad, output = tmp_path / "a.jsonl", tmp_path / "b.jsonl", tmp_path / "out"
+    good.write_text("".join(json.dumps({"text": line}) + "\n" for line in SENTENCES * 20), encoding="utf-8")
+    bad.write_text('{"text": 12}\n', encoding="utf-8")
+    arguments = (good, bad, "--output", output, "--train-tokenizer", 300, "--tokenizer-characters", 1000)
+    with pytest.raises(DataError):
+        invoke(*arguments, "--block-length", 16, "--shard-blocks", 50)
+    assert (output / "progress.json").is_file()
+    assert (output / "tokenizer").is_dir()

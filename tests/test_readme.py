@@ -11,6 +11,7 @@ import typer
 
 from scripts import benchmark
 from understudy import ModelSchedule
+from understudy.importance import Importance
 
 ROOT = Path(__file__).parent.parent
 README, CARD = ROOT / "README.md", ROOT / "src/understudy/assets/demo/README.md"
@@ -57,6 +58,45 @@ def test_links_and_sources_are_there(page):
         assert target.startswith("https://") or (page.parent / target).exists(), target
     for source in re.findall(r"`(results/[\w.-]+)`", text):
         assert (ROOT / source).exists(), source
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_nobody_is_told_to_fetch_the_package_of_this_name_from_pypi(page):
+    for block in blocks(page, "sh"):
+        for line in block.splitlines():
+            assert not re.search(r"pip install .*understudy", line.split("#")[0]), line
+
+
+def test_the_environment_is_ignored_as_a_link_too():
+    lines = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert {".venv", ".venv-transformers-4"} <= {*lines}
+
+
+def test_the_demo_is_announced_as_it_is():
+    from understudy.demo import DEMO_SCHEDULES
+
+    count = {4: "four", 5: "five"}[len(DEMO_SCHEDULES) + 1]  # and the planned one
+    assert f"under {count} schedules" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    first_command = next(line for block in blocks(README, "sh") for line in block.splitlines() if "demo" in line)
+    assert results("demo-cpu.json")["command"] == first_command.split("#")[0].strip()
+    assert f"{count} schedules" in first_command
+
+
+def test_the_picture_of_importance_is_as_its_caption_says():
+    source = json.loads((ROOT / "results/study/bundled/importance.json").read_text(encoding="utf-8"))
+    text = words(README)
+    count, samples = source["data"]["blocks"], source["settings"]["num_samples"]
+    assert f"on {count:,} blocks of held-out text and on {samples:,} of the heavy model's own" in text
+    importance = Importance.load(ROOT / "results/study/bundled/importance.json")
+    kl, times = importance.held_out.kl["L"].mean.tolist(), importance.held_out.times.tolist()
+    late = [value for value, t in zip(kl, times, strict=True) if t < 0.3]
+    assert min(late) > 0.9 * max(kl)
+    assert kl[times.index(max(times))] < 0.1 * max(kl)
+    summed = [t * value for value, t in zip(kl, times, strict=True)]
+    assert 0.3 < times[summed.index(max(summed))] < 0.7
+    (steps,) = source["paths"][0]["per_step"]
+    tenths = [sum(steps[k : k + 100]) for k in range(0, 1000, 100)]
+    assert tenths == sorted(tenths)
 
 
 def test_file_map_names_every_module():

@@ -83,10 +83,47 @@ def test_tables_name_every_schedule_and_every_figure(comparison):
         assert [row[0] for row in table.rows] == list(SCHEDULES)
         assert all(len(row) == len(table.columns) for row in table.rows)
     assert quality_table(comparison).rows[0][2] == "reference"
-    saved = [row[2:6] for row in cost_table(comparison).rows]
+    saved = [row[3:7] for row in cost_table(comparison).rows]
     assert saved[0][0] == saved[0][1] == saved[0][3] == "0.0%"
     assert saved[2][0] == "66.7%"  # one block of three
     assert "3 samples are too few for an interval to be believed" in summarise(comparison)
+
+
+def run_of(schedule, executed, num_samples=8, **facts):
+    """One schedule as tables see it, whose samples took so many FLOPs each."""
+    flops = SimpleNamespace(executed=executed * num_samples)
+    return SimpleNamespace(
+        name=schedule, result=SimpleNamespace(flops=flops), scores=SimpleNamespace(num_samples=num_samples), **facts
+    )
+
+
+@pytest.mark.parametrize(
+    ("executed", "words"),
+    [
+        (130.0, "costs 1.3 times the FLOPs of H16"),
+        (103.0, "costs 1.03 times the FLOPs of H16"),
+        (83.0, "saves 17% of the FLOPs of H16"),
+        (100.2, "at the FLOPs of H16"),
+    ],
+)
+@pytest.mark.parametrize("low", [-0.1, 0.05])
+def test_the_verdict_quotes_flops_of_the_reference(executed, words, low):
+    paired = PairedDifference(0.1, low, 0.3)
+    first = run_of("H16", 100.0, nll_difference=PairedDifference(0, 0, 0), within_noise=True)
+    other = run_of("L8,H24", executed, nll_difference=paired, within_noise=low < 0)
+    text = summarise(SimpleNamespace(entries=(first, other), reference=first, temperatures=(1.0,)))
+    assert text.startswith(f"L8,H24 ({words}) {'cannot be told from H16' if low < 0 else 'is more surprising'}")
+    assert "8 samples resolve differences of about" in text
+    assert "and so few settle large ones at best" in text
+
+
+def test_costs_have_the_names_of_the_readme(comparison):
+    names = " ".join(cost_table(comparison).columns).replace("\n", " ")
+    assert "saved: nominal, blocks nominal, with head executed by the schedule alone" in names
+    executed = [entry.result.flops.executed / 3 for entry in comparison.entries]
+    assert [row[2] for row in cost_table(comparison).rows] == [f"{flops:.3g}".replace("e+", "e") for flops in executed]
+    stored = comparison.to_dict()["schedules"]
+    assert [row["executed_flops_per_sample"] for row in stored] == executed
 
 
 def test_within_noise_is_said_where_the_interval_holds_nothing_else(comparison):

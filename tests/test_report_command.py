@@ -25,12 +25,15 @@ from understudy.errors import DataError, SettingError, UnderstudyError
 from understudy.importance import Curve, HeldOutCurves
 from understudy.planning import Budget, make_plan
 from understudy.report.authorship import visible
-from understudy.report.collection import collect
+from understudy.report.collection import Source, collect
 from understudy.report.compared import SavedScores, load_scores
-from understudy.report.comparison_table import cost_table, diversity_table, quality_table, summarise
+from understudy.report.comparison_table import TextTable, cost_table, diversity_table, quality_table, summarise
 from understudy.report.cost_frontier import cost_frontiers, is_told_apart, schedule_shape, summarise_costs
-from understudy.report.importance_section import quarters
+from understudy.report.evaluation_sections import cost_section
+from understudy.report.frontier_figure import _labelled, _numbers
+from understudy.report.importance_section import importance_section, quarters
 from understudy.report.placement_figure import describe_placements, placement_rows
+from understudy.report.plan_section import plan_section
 from understudy.schedule import ModelSchedule
 from understudy.search import SearchSettings, SearchSpace, search_schedules
 
@@ -361,8 +364,85 @@ def test_placements_are_sorted_and_spoken(folder):
     assert {entry.temperature for entry in placement_rows(heats)} == {1.0}
 
 
+def test_rounding_is_told_from_noise():
+    # A curve of nearly equal models, of small noise: its steps differ "significantly", by rounding alone.
+    for scale, is_rounding in ((1e-12, True), (1.0, False)):
+        path = make_path({"L": hump(32)}, num_bins=32, noise=1e-3)
+        tiny = replace(
+            path, per_step=path.per_step * scale, step_variances=path.step_variances * scale**2,
+            bin_means=path.bin_means * scale, covariance=path.covariance * scale**2, halves=(),
+        )  # fmt: skip
+        importance = make_importance(tiny)
+        said = importance_section(Source("importance.json", importance), "i").reading[0]
+        assert ("within the rounding of divergences" in said) == is_rounding
+        assert ("beyond noise" in said) != is_rounding
+        plan = make_plan(importance, Budget(light_steps=8))
+        said = " ".join(plan_section(Source("plan.json", plan), "p").reading)
+        assert ("less than the rounding of divergences" in said) == is_rounding
+        assert ("to within the rounding of divergences" in said) == is_rounding
+        if is_rounding:
+            assert "beyond noise" not in said
+
+
+def test_plans_name_savings_as_the_readme_does(folder):
+    (source,) = collect(folder).plans
+    (table,) = (block for block in plan_section(source, "plan").blocks if isinstance(block, TextTable))
+    names = "saved: nominal, blocks; nominal, with head; executed; by the schedule alone"
+    assert names in "; ".join(table.columns)
+
+
+def test_files_of_a_comparison_say_how_they_were_drawn(folder, tmp_path):
+    comparison = compare({"mixed": "L2,H4,L2"}, num_samples=3, seeds=[5])
+    report.write_comparison(comparison, tmp_path, tokenizer=TOKENIZER, drawn={"models": {"H": "heavy", "L": "light"}})
+    report.write_report(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "samples-0-mixed.jsonl").read_text().splitlines()]
+    assert [row["index"] for row in rows] == [0, 1, 2]
+    assert all((row["seed"], row["temperature"], row["schedule"]) == (5, 1.0, "L2,H4,L2") for row in rows)
+    assert rows[0]["models"] == {"H": "heavy", "L": "light"}
+    assert (rows[0]["top_p"], rows[0]["decoding"]) == (1.0, "ancestral")
+    text = (tmp_path / "report.md").read_text()
+    assert re.search(r"\| samples-0-mixed.jsonl \| L2,H4,L2 \| 3 \| 14 \| H \d+, L \d+ \| 5 \| 1 \|", text)
+    assert re.search(r"the 42 tokens that were sampled were written \d+% by H and \d+% by L\.", text)
+
+
+def with_samples(source, count):
+    """A comparison as if it were of so many samples."""
+    entries = tuple(replace(entry, scores=replace(entry.scores, num_samples=count)) for entry in source.content.entries)
+    return replace(source, content=replace(source.content, entries=entries))
+
+
+def test_no_frontier_is_drawn_through_few_samples(folder):
+    sources = collect(folder).comparisons
+    for count in (4, 29):
+        (frontier,) = cost_frontiers([with_samples(source, count) for source in sources])
+        assert frontier.best == ()
+        section = cost_section(frontier, "cost")
+        assert section.reading == (
+            f"No frontier is drawn: of {count} samples the lowest estimates are luck in good part; take 30 or more.",
+        )
+        (table,) = (block for block in section.blocks if isinstance(block, TextTable))
+        assert {row[6] for row in table.rows} == {"–"}
+    # Few samples of one are no argument against many of others.
+    mixed = [with_samples(source, 4 if source.name == "placements.json" else 30) for source in sources]
+    (frontier,) = cost_frontiers(mixed)
+    assert frontier.best
+    assert "placements.json" not in {point.file for point in (*frontier.best, frontier.least)}
+    assert frontier.cheapest_of_equals.file != "placements.json"
+
+
+def test_steps_are_written_once_where_points_meet(folder):
+    sources = [with_samples(source, 30) for source in collect(folder).comparisons]
+    (frontier,) = cost_frontiers(sources)
+    (doubled,) = cost_frontiers([*sources, replace(sources[-1], name="again.json")])
+    assert len(doubled.points) > len(frontier.points)
+    assert len(_labelled(doubled)) == len(_labelled(frontier)) == len({(p.flops, p.gen_ppl) for p in frontier.points})
+    (single,) = cost_frontiers([source for source in sources if source.name == "placements.json"])
+    assert _numbers(single) == "8 steps each"
+    assert _numbers(frontier) == "numbers: steps"
+
+
 def test_costs_of_several_files_make_one_frontier(folder):
-    (frontier,) = cost_frontiers(collect(folder).comparisons)
+    (frontier,) = cost_frontiers([with_samples(source, 30) for source in collect(folder).comparisons])
     assert frontier.files == ("more/longer.json", "placements.json", "temperatures.json")
     assert frontier.common["temperature"] == "1"
     assert len(frontier.points) == 7

@@ -320,15 +320,49 @@ def test_the_sentence_and_the_ranks_agree(searched, told):
     for place, entry in enumerate(ranked):
         low = 1.0 if place and told[place - 1] == "1" else -1.0
         ranges = (1, end) if place < end else (end + 1, len(ranked))
-        ranked[place] = replace(entry, rank_range=ranges, difference_to_best=PairedDifference(1.0, low, 2.0))
+        behind = PairedDifference(1.0, low, 2.0)
+        ranked[place] = replace(entry, rank_range=ranges, difference_to_best=behind, num_samples=8)
     flat = PairedDifference(0.0, 0.0, 0.0)  # no word on dullness between
     ranked[0] = replace(ranked[0], entropy_difference=flat)
     result = replace(searched, entries=(*ranked, *searched.beside))
-    assert summarise_search(result).endswith(AGREEING[told])
+    verdict, chosen = summarise_search(result).split(" No interval counts that ")
+    assert verdict.endswith(AGREEING[told])
+    assert chosen.startswith("the best was chosen among 6 by these samples")
+
+
+@pytest.mark.parametrize("count", [2, 7])
+def test_too_few_samples_rank_nothing(pair, judge, tmp_path, count):
+    result = search(pair, judge, replace(SETTINGS, num_samples=count), importance=importance(), also=["sandwich"])
+    assert {entry.rank_range for entry in result.entries} == {None}
+    assert [entry.rank for entry in result.ranked] == [1, 2, 3, 4, 5, 6]
+    assert result.planner.rank_range is result.correlations.spearman.ci95 is None
+    assert result.correlations.kendall_tau_b.value is not None
+    text = summarise_search(result)
+    assert f"but {count} samples are too few for an interval to be believed" in text
+    assert "take 8 or more" in text
+    assert not any(claim in text for claim in ("beyond noise", "cannot be told", "tie", "duller", "another cost"))
+    # Files of earlier versions hold ties and intervals all the same.
+    content = result.to_dict()
+    for row in content["schedules"]:
+        row["rank_range"] = None if row["rank"] is None else [row["rank"]] * 2
+    content["planner"]["rank_range"] = [1, 1]
+    content["correlations"]["spearman"]["ci95"] = [0.5, 0.9]
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    old = SearchResult.load(tmp_path / "old.json")
+    assert summarise_search(old) == text
+    assert old.to_dict() == result.to_dict()
+
+
+def test_few_samples_of_one_tell_nothing_of_it():
+    tables = {"best": measured([1.0] * 9), "few": measured([3.0] * 7)}
+    assert rank_ranges(["best", "few"], tables) == {"best": (1, 2), "few": (1, 2)}
+    tables["few"] = measured([3.0] * 8)
+    assert rank_ranges(["best", "few"], tables) == {"best": (1, 1), "few": (2, 2)}
 
 
 def test_equal_models_tie_at_exactly_nothing(twins, judge):
-    result = search(twins, judge, also=["sandwich", ModelSchedule.parse("L8")])
+    enough = replace(SETTINGS, num_samples=8)
+    result = search(twins, judge, enough, also=["sandwich", ModelSchedule.parse("L8")])
     for entry in result.entries:
         assert entry.nll_difference == entry.entropy_difference == PairedDifference(0.0, 0.0, 0.0)
     assert {entry.rank_range for entry in result.ranked} == {(1, 6)}
@@ -440,7 +474,7 @@ def test_samples_behind_a_prefix_are_scored_without_it(pair, judge):
 
 
 def test_predictions_are_the_paths_and_correlate(pair, judge):
-    result = search(pair, judge, importance=importance())
+    result = search(pair, judge, replace(SETTINGS, num_samples=8), importance=importance())
     for entry in result.ranked:
         weights = dict(zip(range(4), (4.0, 3.0, 2.0, 1.0), strict=True))
         expected = sum(2 * weights[index] for index, letter in enumerate(entry.segments) if letter == "L")
@@ -448,7 +482,7 @@ def test_predictions_are_the_paths_and_correlate(pair, judge):
         assert entry.predicted_se == pytest.approx(math.sqrt(2))
     assert result.entries[-1].predicted_path_kl == 0
     found = result.correlations
-    assert (found.num_schedules, found.num_samples) == (6, 6)
+    assert (found.num_schedules, found.num_samples) == (6, 8)
     predicted = [entry.predicted_path_kl for entry in result.ranked]
     differences = [entry.nll_difference.difference for entry in result.ranked]
     assert found.spearman.value == pytest.approx(spearman(predicted, differences))

@@ -63,11 +63,12 @@ def call(stage, monkeypatch, tmp_path):
     return run
 
 
-def write_importance(path, length=8):
-    per_step = np.linspace(2, 1, 8)[None]
-    variances = np.full((1, 8), 0.01)
+def write_importance(path, length=8, scale=1.0):
+    per_step = np.linspace(2, 1, 8)[None] * scale
+    variances = np.full((1, 8), 0.01) * scale**2
     divergence = PathDivergence(
-        "unconditional", 8, length, length, 10, ("L",), per_step, variances, np.arange(9), per_step, np.eye(8) * 0.01
+        *("unconditional", 8, length, length, 10, ("L",), per_step, variances),
+        *(np.arange(9), per_step, np.eye(8) * 0.01 * scale**2),
     )
     Importance("H", {}, "loglinear", None, (divergence,)).save(path)
     return path
@@ -107,8 +108,8 @@ def test_the_table_says_what_is_tied(call, tmp_path):
     assert outcome.exit_code == 0, outcome.output
     shown = outcome.stdout
     result = search.load(tmp_path / "found.json")
-    patterns = re.findall(r"^ *(?:\d+|\d+-\d+|–) +([HL]{4})\b", shown, re.M)
-    assert patterns == [entry.segments for entry in result.entries if entry.segments]
+    rows = re.findall(r"^ *(?:\d+|–) +((?:[HL]\d+,?)+)(?: ★)? +([HL]{4})\b", shown, re.M)
+    assert rows == [(str(entry.schedule), entry.segments) for entry in result.entries if entry.segments]
     assert "L1,H4,L3" in shown
     assert "reference" in shown
     assert "path KL" in shown
@@ -127,6 +128,24 @@ def test_a_long_schedule_is_broken_after_commas(call, monkeypatch, tmp_path):
     pieces = [words[0] for line in shown.splitlines() if (words := re.findall(r"(?:[HL]\d+,?)+", line))]
     assert {"L1,H1,", "L10,H20,", "L10,H12,"} <= set(pieces)
     assert "… 64 runs" in shown
+
+
+@pytest.mark.parametrize("width", [60, 72, 80, 100, 140])
+@pytest.mark.parametrize("scale", [1e-7, 1e3])
+def test_schedules_are_whole_at_any_width(call, monkeypatch, tmp_path, width, scale):
+    monkeypatch.setenv("COLUMNS", str(width))
+    write_importance(tmp_path / "importance.json", scale=scale)
+    outcome = call(*SETTINGS, "--importance", "importance.json", "--output", "a.json")
+    shown = outcome.stdout
+    assert max(map(len, shown.splitlines())) <= width
+    assert "…" not in shown
+    table, caption = shown[: shown.index("Differences are")], " ".join(shown[shown.index("Differences are") :].split())
+    pieces = re.findall(r"^ *(?:\d+|–)? +((?:[HL]\d+,?)+)", table, re.M)
+    assert "".join(pieces) == "".join(str(entry.schedule) for entry in search.load(tmp_path / "a.json").entries)
+    assert "difference" in table
+    assert ("ppl" in table) != ("No room here for: judge ppl" in caption)
+    assert ("predicted" in table) or "path KL predicted" in caption
+    assert len(re.findall(r"\d{5}", table)) == 0
 
 
 def test_a_second_run_reads_the_journal_and_agrees(call, stage, tmp_path):

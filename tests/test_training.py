@@ -465,6 +465,20 @@ def test_interrupted_run_ends_as_the_uninterrupted_one(tmp_path, memory_data, ob
     assert logs[0] == logs[1]
 
 
+@pytest.mark.parametrize("log_every", [1, 5])
+def test_a_run_that_is_asked_to_stop_writes_a_checkpoint_first(tmp_path, memory_data, log_every):
+    changes = {"log_every": log_every, "checkpoint_every": 0, "validate_every": 0}
+    whole, cut = tiny(tmp_path, "whole", **changes), tiny(tmp_path, "cut", **changes)
+    expected, answers = run(whole), iter([False, False, True])
+    first = list(train(cut, stop=lambda: next(answers)))
+    assert (first[-1].step, first[-1].notes) == (3, ("stopped at step 3; the run goes on from there",))
+    rest = run(cut)
+    assert (rest[0].step, rest[0].notes) == (3, ("goes on from step 3",))
+    if log_every == 1:
+        assert losses(first) + losses(rest) == losses(expected)
+    assert_same_weights(final_weights(whole), final_weights(cut))
+
+
 def test_finished_run_says_so(tmp_path, memory_data):
     config = tiny(tmp_path, steps=2, validate_every=0)
     run(config)
@@ -643,7 +657,7 @@ def test_bf16_trains_close_to_fp32(tmp_path, memory_data):
 # Processes --------------------------------------------------------------------------------------------------------
 
 SCRIPT = """
-import sys, json
+import os, sys, json
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
@@ -655,7 +669,12 @@ shard_if_asked()
 splits = {{"train": here.patterned_blocks(), "validation": here.patterned_blocks(20)}}
 loop._open_blocks = lambda _, split: splits[split]
 config = loop.TrainingConfig(**json.loads(sys.argv[1]))
-for record in loop.train(config):
+stop_at, stop_in = map(int, sys.argv[2:] or (-1, -1))
+asked = [0]
+def stop():
+    asked[0] += 1
+    return (asked[0], int(os.environ.get("RANK", 0))) == (stop_at, stop_in)
+for record in loop.train(config, stop=stop):
     print(json.dumps(record.to_json()), flush=True)
 if torch.distributed.is_initialized():
     torch.distributed.destroy_process_group()
@@ -719,3 +738,56 @@ def test_two_processes_train_as_one(tmp_path, script, memory_data, launcher):
             assert line["validation"]["bound"] == pytest.approx(record.validation["bound"], rel=1e-4)
     for name, tensor in final_weights(alone).items():
         torch.testing.assert_close(final_weights(together)[name], tensor, rtol=1e-2, atol=1e-3)
+
+
+def test_processes_stop_together(tmp_path, script, memory_data):
+    """Asked of the second process only, in a run that would write no checkpoint."""
+    config = tiny(tmp_path, validate_every=0, checkpoint_every=0, log_every=1)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, str(script), json.dumps(config.to_json()), "5", "1"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert [path.name for path in checkpoint_folders(tmp_path / "run" / "checkpoints")][-1].endswith("5")
+    assert [json.loads(line)["step"] for line in (tmp_path / "run/log.jsonl").read_text().splitlines()] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
+    assert run(config)[0].notes == ("goes on from step 5",)
+
+
+COMMAND = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+import test_training as here
+from understudy import cli
+from understudy.training import loop
+loop._open_blocks = lambda _, split: here.patterned_blocks()
+ahead = loop.batches_ahead
+loop.batches_ahead = lambda maker, steps, pin_memory: ahead(maker, steps, pin_memory=True)
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_whole_group_leaves_the_one_that_makes_batches_at_work(tmp_path, number, status):
+    """As Ctrl-C at a terminal, with batches made ahead in a process of their own, as on a GPU."""
+    (tmp_path / "command.py").write_text(COMMAND.format(tests=str(Path(__file__).parent)))
+    size = ("--hidden-size", "16", "--blocks", "1", "--heads", "2", "--batch-size", "8", "--validate-every", "0")
+    command = [sys.executable, "command.py", "train", "--data", "none", "--output", "run", *size, "--log-every", "1"]
+    options = {"stderr": subprocess.PIPE, "text": True, "env": environment(), "cwd": tmp_path}
+    with subprocess.Popen(command, start_new_session=True, **options) as process:
+        for line in process.stderr:
+            if line.startswith("step 3/"):
+                break
+        os.killpg(process.pid, number)
+        rest = process.stderr.read()
+    assert process.returncode == status, rest
+    step = int(checkpoint_folders(tmp_path / "run" / "checkpoints")[-1].name.removeprefix("step-"))
+    assert step >= 3
+    assert f"the checkpoint of step {step:,} is kept in 'run'" in rest.splitlines()[-1]

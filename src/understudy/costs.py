@@ -153,7 +153,7 @@ class CostTable:
     @classmethod
     def load(cls, path: Path) -> "CostTable":
         """Read a table. Raises DataError where the file is missing, damaged or something else."""
-        remedy = f"write one by `understudy bench --output {path}`"
+        remedy = "write one by `understudy bench --output costs.json`"
         content = read_json(path, mend=remedy)
         if content.get("format") != FORMAT:
             raise DataError(f"{str(path)!r} is no cost table ({FORMAT}); {remedy}")

@@ -36,6 +36,35 @@ def written_by(keys: Iterable[str]) -> str:
     return "".join(key or GIVEN for key in keys)
 
 
+def documents(tokenizer: Any, token_ids: Sequence[int]) -> list[list[int]]:
+    """Places, in `token_ids`, of the tokens of each document: they end where a begin or end token stands.
+
+    Special tokens have no place, and documents without a token are left out.
+    """
+    ends, special = {tokenizer.bos_token_id, tokenizer.eos_token_id}, set(tokenizer.all_special_ids)
+    found: list[list[int]] = [[]]
+    for place, token in enumerate(token_ids):
+        if token in ends:
+            found.append([])
+        elif token not in special:
+            found[-1].append(place)
+    return [places for places in found if places]
+
+
+def sample_text(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    """Text of a sample without its special tokens, an empty line between documents; white space aside, as decoded."""
+
+    def decoded(ids: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    whole = decoded(token_ids)
+    parts = [decoded([token_ids[place] for place in places]) for places in documents(tokenizer, token_ids)]
+    apart = "\n\n".join(parts)
+    # Some decoders write the first token of a text otherwise than one within it.
+    is_same = "".join(apart.split()) == "".join(whole.split())
+    return apart if len(parts) > 1 and is_same else whole
+
+
 def read_samples(path: str | Path) -> SavedSamples:
     """Read a JSON lines file with the keys `text` and `token_ids`, and `written_by` where it is there.
 

@@ -40,7 +40,11 @@ if TYPE_CHECKING:
 
 Data = Annotated[
     str | None,
-    typer.Option("--data", metavar="DIR|FILE", help="Held-out text: a prepared folder, or text. Default: bundled."),
+    typer.Option(
+        "--data",
+        metavar="DIR|FILE",
+        help="Held-out text: a prepared folder, or text. Default: texts that the bundled judge wrote.",
+    ),
 ]
 Blocks = Annotated[int, typer.Option("--blocks", help="Held-out blocks.")]
 Times = Annotated[int, typer.Option("--times", help="Times at which they are noised; 0: no held-out curves.")]
@@ -101,6 +105,7 @@ def analyze_command(
     """
     given = dict(locals())
     check_files(output, figure)
+    from understudy.denoisers.model_set import BUNDLED_TEXT
     from understudy.importance import AnalysisSettings
 
     settings = AnalysisSettings(
@@ -111,7 +116,7 @@ def analyze_command(
     with ray_cluster(given) as cluster:
         models = load_given(given)
         text = _text(data, models, settings.length, blocks, is_own=bool(heavy or light or model))
-        source = {"source": data or "bundled", "blocks": len(text), "sha256": sha256(text.tobytes()).hexdigest()}
+        source = {"source": data or BUNDLED_TEXT, "blocks": len(text), "sha256": sha256(text.tobytes()).hexdigest()}
         with workers_for(cluster, given, models) as workforce:
             importance = _analyze(models, text, settings, source, given, workforce)
     _draw(importance, figure)
@@ -206,9 +211,13 @@ def _show(console: Console, importance: "Importance", output: Path, figure: Path
 
 
 def _show_held_out(console: Console, importance: "Importance") -> None:
+    from understudy.denoisers.model_set import BUNDLED_TEXT
+
     curves, reference = importance.held_out, importance.reference
     assert curves is not None
-    table = _grid(f"Held-out text, {curves.num_blocks} blocks of {curves.length}: nats per masked token, ± 1 s.e.")
+    is_bundled = (importance.data or {}).get("source") == BUNDLED_TEXT
+    text = "Bundled texts written by the judge" if is_bundled else "Held-out text"
+    table = _grid(f"{text}, {curves.num_blocks} blocks of {curves.length}: nats per masked token, ± 1 s.e.")
     table.add_column("t", justify="right")
     table.add_column(f"loss {reference}", justify="right")
     for key in curves.kl:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich import box
 from rich.columns import Columns
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 WIDE = 100  # characters from which two samples stand side by side
+MAX_WIDTH = 1000  # characters that a table is measured in
 
 
 def drive(run: "Generator[ComparisonProgress, None, T]", *, is_shown: bool = True) -> T:
@@ -58,21 +59,34 @@ def show_tables(console: Console, comparison: "Comparison") -> None:
 
 
 def _show_table(console: Console, table: "TextTable") -> None:
-    grid = Table(
-        title=table.title,
-        caption=table.note,
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    breaking = " " if console.width >= WIDE else "\n"
-    for index, name in enumerate(table.columns):
-        grid.add_column(name.replace("\n", breaking), justify="left" if index == 0 else "right", no_wrap=index == 0)
+    """Print a table; where it is too wide, in two parts, each with the names of its rows."""
+    everything = list(range(len(table.columns)))
+    middle = (len(everything) + 1) // 2
+    parts, breaking = [everything], " " if console.width >= WIDE else "\n"
+    if not _fits(console, _grid(table, everything, breaking)):
+        breaking = "\n"
+        if not _fits(console, _grid(table, everything, breaking)):
+            parts = [everything[:middle], [0, *everything[middle:]]]
+    console.print(Text(table.title, style="italic"))
+    for columns in parts:
+        console.print(_grid(table, columns, breaking))
+    console.print(Text(table.note, style="dim italic"), "", sep="\n")
+
+
+def _fits(console: Console, grid: Table) -> bool:
+    return console.measure(grid, options=console.options.update_width(MAX_WIDTH)).maximum <= console.width
+
+
+def _grid(table: "TextTable", columns: list[int], breaking: str) -> Table:
+    """Some columns of a table, the names of its rows among them; `breaking` stands for the line ends of cells."""
+    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for index in columns:
+        side: JustifyMethod = "left" if index == 0 else "right"
+        name = table.columns[index].replace("\n", breaking)
+        grid.add_column(name, justify=side, no_wrap=index == 0, overflow="fold")
     for row in table.rows:
-        grid.add_row(*(Text(cell.replace("\n", breaking)) for cell in row))
-    console.print(grid, "")
+        grid.add_row(*(Text(row[index].replace("\n", breaking)) for index in columns))
+    return grid
 
 
 def show_samples(

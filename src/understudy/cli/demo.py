@@ -33,7 +33,7 @@ def demo_command(
     as_json: AsJson = False,
 ) -> None:
     """Compare heavy only, sandwich, light middle, light only and the planned schedule. Two minutes on two cores."""
-    from understudy.demo import bundled_judge, bundled_models, plan_demo, run_demo
+    from understudy.demo import bundled_importance, bundled_judge, bundled_models, plan_demo, run_demo
     from understudy.report import write_comparison
     from understudy.whole_files import check_folder
 
@@ -44,7 +44,8 @@ def demo_command(
     comparison = drive(run)
     words = [str(part) for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
     command = shlex.join(["understudy", "demo", "--output", str(output), *words])
-    written = write_comparison(comparison, output, tokenizer=models.tokenizer, command=command)
+    drawn = {"noise": bundled_importance().noise, "models": models.paths}
+    written = write_comparison(comparison, output, tokenizer=models.tokenizer, command=command, drawn=drawn)
     written += _draw_importance(output)
     if as_json:
         predicted = plan.prediction.to_dict()
@@ -75,7 +76,9 @@ def _show(comparison: "Comparison", tokenizer: object, plan: "Plan", written: li
     show_samples(console, comparison, tokenizer, names=("heavy only", "sandwich"), count=2)
     show_tables(console, comparison)
     _show_plan(console, plan)
-    console.print("\nWritten:", *(f"  {path}" for path in written), sep="\n", markup=False, highlight=False)
+    console.print(
+        "\nWritten:", *(f"  {path}" for path in written), sep="\n", markup=False, highlight=False, soft_wrap=True
+    )
     if not can_draw():
         console.print("No picture: it needs matplotlib, pip install 'understudy[plot]'", markup=False)
 

@@ -285,11 +285,11 @@ def _table(rows: list[dict[str, Any]], schedule_width: int, is_wide: bool) -> Ta
         if "time" in row:
             time = row["time"]["milliseconds"]
             savings += [f"{time:,.0f}" if time >= 100 else f"{time:.3g}", f"{row['time']['saved']:z.1%}"]
-        table.add_row(_fold(row["schedule"], schedule_width), passes, *savings)
+        table.add_row(fold_schedule(row["schedule"], schedule_width), passes, *savings)
     return table
 
 
-def _fold(schedule: str, width: int) -> str:
+def fold_schedule(schedule: str, width: int) -> str:
     """Break a schedule into lines after commas, so that no segment is cut in two."""
     lines = textwrap.wrap(schedule.replace(",", ", "), width)
     return "\n".join(line.replace(" ", "") for line in lines)

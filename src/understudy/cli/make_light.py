@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from understudy.cli.interrupts import GO_ON, OrderlyStop, is_main_process, keeping, training_kept
 from understudy.cli.models import Device, Precision, pick_device, pick_dtype
 from understudy.driving import run_to_end
 from understudy.errors import SettingError
@@ -33,7 +35,9 @@ Quantise = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        "--data", metavar="DIR|FILE", help="Prepared folder; without healing, text will do. Default: bundled text."
+        "--data",
+        metavar="DIR|FILE",
+        help="Prepared folder; without healing, text will do. Default: bundled texts, written by the bundled judge.",
     ),
 ]
 TimesFrom = Annotated[
@@ -101,7 +105,8 @@ def make_light_command(
     """Make a light model: keep the blocks of a heavy one that matter most, and heal it by distillation.
 
     Blocks are left out one by one, each time the one whose loss changes the predictions least (KL per masked token).
-    Stopped at any moment and given again, the work goes on.
+    Stopped at any moment and given again, the work goes on. While it heals, Ctrl-C or SIGTERM writes a checkpoint
+    first, at the end of the step; a second one stops at once.
     """
     given = locals()
     healing = {name: given[name] for name in HEALING_OPTIONS}
@@ -116,8 +121,12 @@ def make_light_command(
     weighing = Weighing(text_blocks, times, _intervals(times_from, key), text_batch, seed)
     settings = LightSettings(blocks, kept, quantise, data, weighing)
     options: dict[str, Any] = {"healing": healing if steps else None, "device": place, "dtype": dtype}
-    run = make_light(heavy, output, settings, command=shlex.join(["understudy", *sys.argv[1:]]), **options)
-    model = _drive(run)
+    stop = OrderlyStop()
+    command = shlex.join(["understudy", *sys.argv[1:]])
+    with keeping(lambda: _kept(output)):
+        model = _drive(make_light(heavy, output, settings, command=command, stop=stop, **options), stop)
+    if not is_main_process():
+        return
     if as_json:
         typer.echo(json.dumps(dict(model.record)))
     else:
@@ -138,15 +147,28 @@ def _intervals(source: str | None, key: str) -> "Intervals":
     return ALWAYS if source is None else light_intervals(read_schedule(source), key)
 
 
-def _drive(run: Any) -> "LightModel":
+def _kept(output: Path) -> str:
+    """What an interrupt leaves."""
+    from understudy.checkpoint import checkpoint_folders
+    from understudy.training.run_folder import CHECKPOINTS
+
+    if checkpoint_folders(output / CHECKPOINTS):
+        return training_kept(output)
+    return f"what was finished is kept; {GO_ON}"
+
+
+def _drive(run: Any, stop: OrderlyStop) -> "LightModel":
+    """Run to the end; while the model heals, a signal is answered in good order."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+    with ExitStack() as listening, bar as bars:
         tasks: dict[str, Any] = {}
 
         def show(progress: "LightProgress") -> None:
             record = progress.training
             if progress.stage not in tasks:
+                _listen(listening, stop, is_healing=progress.stage == "healing")
                 tasks[progress.stage] = bars.add_task(progress.stage, total=progress.total)
             loss = "" if record is None or record.loss is None else f" loss {record.loss:.4f}"
             bars.update(tasks[progress.stage], completed=progress.done, description=progress.stage + loss)
@@ -155,8 +177,18 @@ def _drive(run: Any) -> "LightModel":
             if record is not None and record.validation is not None:
                 bars.print(f"step {record.step}: validation {record.validation['bound']:.4f} nats per token")
 
-        model: LightModel = run_to_end(run, show)
-        return model
+        model: LightModel | None = run_to_end(run, show)
+    if model is None:
+        stop.leave()
+    return model
+
+
+def _listen(listening: ExitStack, stop: OrderlyStop, *, is_healing: bool) -> None:
+    listening.close()
+    if stop():  # after the last step
+        stop.leave()
+    if is_healing:
+        listening.enter_context(stop.listening())
 
 
 def _show(console: Console, model: "LightModel") -> None:

@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,11 +14,16 @@ from rich.console import Console
 from rich.table import Table
 
 from understudy.cli.files import check_files
-from understudy.cli.flops import SAVINGS, TIMES, grid_note, read_costs
+from understudy.cli.flops import SAVINGS, TIMES, fold_schedule, grid_note, read_costs
+from understudy.cli.search_view import MAX_WIDTH, short_number
 from understudy.errors import SettingError
 
 if TYPE_CHECKING:
     from understudy.planning import Budget, ForcedSteps, Plan, Prediction
+
+SCHEDULE, SHORTEST, MAX_LINES = 16, 8, 4
+"""Of the column of schedules: characters that others make room for, fewest in any case, and most lines of one."""
+LEAST_FIRST = ("relative\nto plan", "nats a\ntoken", "light\nsteps")
 
 ImportancePath = Annotated[
     Path,
@@ -188,11 +193,11 @@ def _show(console: Console, plan: "Plan", written: Sequence[Path]) -> None:
     rest = "" if plan.is_exact else f" (not proven best: none has a divergence below {plan.lower_bound:.4g})"
     console.print(
         f"Predicted path KL {entry.path_kl:.4g} ± {entry.path_kl_se:.2g} nats a sequence, "
-        f"{entry.per_token:.3g} a token{rest}.",
+        f"{entry.per_token:.3g} a token{rest}{_rounded(plan)}.",
         highlight=False,
     )
     entries = [entry, *plan.named]
-    for table in (_divergence_table(entries, console.width), _cost_table(entries)):
+    for table in (_divergence_table(entries, plan.rounding, console), _cost_table(entries)):
         if table is not None:
             console.print(table)
     if settings.get("timed_steps") is not None and (note := grid_note(settings["timed_steps"], [settings["steps"]])):
@@ -217,22 +222,50 @@ def _batches(plan: "Plan") -> str:
     return f"batches of {plan.settings['batch_size']} on {plan.settings['place']}"
 
 
-def _divergence_table(entries: "Sequence[Prediction]", width: int) -> Table:
-    """Who makes which steps, and what it is predicted to do; schedules cut short to `width` characters in all."""
-    table = _grid("schedule", "light\nsteps", "path KL\n± s.e.", "nats a\ntoken", "relative\nto plan")
-    room = max(16, width - 58)
+def _rounded(plan: "Plan") -> str:
+    """What to add where nothing but rounding is predicted."""
+    is_rounding = plan.prediction.light_steps and abs(plan.prediction.path_kl) <= plan.rounding
+    return f"; below {plan.rounding:.1g} a sequence it is rounding" if is_rounding else ""
+
+
+def _divergence_table(entries: "Sequence[Prediction]", rounding: float, console: Console) -> Table:
+    """Who makes which steps, and what it is predicted to do.
+
+    Schedules are broken into lines; where they would have fewer characters than `SCHEDULE`, the least important columns
+    go first.
+    """
+    own = entries[0].path_kl
+    columns: dict[str, Callable[[Prediction], str]] = {
+        "light\nsteps": lambda entry: str(entry.light_steps),
+        "path KL\n± s.e.": lambda entry: f"{short_number(entry.path_kl)} ± {short_number(entry.path_kl_se, digits=1)}",
+        "nats a\ntoken": lambda entry: f"{entry.per_token:.2g}",
+        "relative\nto plan": lambda entry: f"{entry.path_kl / own:.2f}" if own > rounding else "–",
+    }
+    longest = max(len(str(entry.schedule)) for entry in entries)
+    for name in ("", *LEAST_FIRST):
+        columns.pop(name, None)
+        bare = _filled(entries, columns, 0)
+        room = console.width - console.measure(bare, options=console.options.update_width(MAX_WIDTH)).maximum
+        if room >= min(longest, SCHEDULE):
+            break
+    return _filled(entries, columns, max(SHORTEST, min(longest, room)))
+
+
+def _filled(entries: "Sequence[Prediction]", columns: "Mapping[str, Callable[[Prediction], str]]", width: int) -> Table:
+    """The table with schedules in lines of at most `width` characters; of 0, without any."""
+    table = _grid("schedule" if width else " ", *columns)
     for entry in entries:
-        schedule = str(entry.schedule)
-        ratio = f"{entry.path_kl / entries[0].path_kl:.2f}" if entries[0].path_kl > 0 else "–"
-        table.add_row(
-            entry.name,
-            schedule if len(schedule) <= room else schedule[: room - 1] + "…",
-            str(entry.light_steps),
-            f"{entry.path_kl:.3g} ± {entry.path_kl_se:.1g}",
-            f"{entry.per_token:.2g}",
-            ratio,
-        )
+        lines = _fold(str(entry.schedule), width) if width else ""
+        table.add_row(entry.name, lines, *(cell(entry) for cell in columns.values()))
     return table
+
+
+def _fold(schedule: str, width: int) -> str:
+    """A schedule in lines of at most `width` characters, at most `MAX_LINES` of them and then how many runs it has."""
+    lines = fold_schedule(schedule, width).split("\n")
+    if len(lines) > MAX_LINES:
+        lines = [*lines[: MAX_LINES - 1], f"({schedule.count(',') + 1} runs)"]
+    return "\n".join(lines)
 
 
 def _cost_table(entries: "Sequence[Prediction]") -> Table | None:

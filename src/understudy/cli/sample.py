@@ -99,6 +99,7 @@ OPTIONS = (
     *("steps", "batch_size", "seed", "noise", "temperature", "top_p"),
     *("decoding", "block_length", "threshold"),
 )
+NOTHING_KEPT = "nothing is kept, since samples are written when all are there; --ray keeps finished parts"
 DRAWN = (
     *("seed", "temperature", "top_p", "decoding", "block_length", "threshold"),
     *("prefix", "suffix", "infill"),
@@ -139,6 +140,7 @@ def sample_command(
     """Sample text, each step made by the model that the schedule names. Without models: the bundled pair.
 
     With --ray and --output, finished samples are kept beside the output; stopped and given again, sampling goes on.
+    Without --ray, an interrupt keeps nothing.
     """
     given = dict(locals())
     from understudy.schedule import ModelSchedule
@@ -167,7 +169,8 @@ def _run(
     parts = None if cluster is None else _parts(tasks, models, settings, given)
     with workers_for(cluster, given, models) as workforce:
         if workforce is None or parts is None:
-            results = [run_with_bar(task) for task in tasks]
+            with keeping(lambda: NOTHING_KEPT if given["output"] is not None else ""):
+                results = [run_with_bar(task) for task in tasks]
         else:
             with keeping(lambda: parts_kept(given["output"])):
                 results = run_on_cluster_with_bar(tasks, workforce, parts)
@@ -271,13 +274,13 @@ def _samples(
     results: "list[SampleResult]", indices: list[Sequence[int]], models: "ModelSet"
 ) -> Iterator[dict[str, Any]]:
     """Samples in the order of their indices, one at a time: there may be very many."""
-    from understudy.saved_samples import written_by
+    from understudy.saved_samples import sample_text, written_by
 
     writers = [result.written_by() for result in results]
     places = sorted((index, number, row) for number, own in enumerate(indices) for row, index in enumerate(own))
     for _, number, row in places:
         tokens, keys = results[number].tokens[row].tolist(), writers[number][row].tolist()
-        yield {"text": models.decode(tokens), "token_ids": tokens, "written_by": written_by(keys)}
+        yield {"text": sample_text(models.tokenizer, tokens), "token_ids": tokens, "written_by": written_by(keys)}
 
 
 def _summary(result: "SampleResult") -> dict[str, Any]:

@@ -72,23 +72,25 @@ def show_result(
     *,
     output: Path | None,
 ) -> None:
-    """Print every sample under its index, then schedule, passes and FLOPs.
+    """Print every sample under its index, an empty line between its documents, then schedule, passes and FLOPs.
 
     settings: `seed`, `decoding` and `threshold`.
     """
     from understudy.report.authorship import model_colours
+    from understudy.saved_samples import documents
 
     colours = model_colours(_costliest_first(result, models))
-    special = set(models.tokenizer.all_special_ids)
     written_by = result.written_by()
     if console.is_terminal and len(colours) > 1:
         console.print(legend(colours, with_given=bool((written_by == "").any())))
     for index, tokens, keys in zip(indices, result.tokens.tolist(), written_by.tolist(), strict=True):
-        shown = [(token, key) for token, key in zip(tokens, keys, strict=True) if token not in special]
-        text = written_text(models.tokenizer, [token for token, _ in shown], [key for _, key in shown], colours)
+        texts = [
+            written_text(models.tokenizer, [tokens[i] for i in places], [keys[i] for i in places], colours)
+            for places in documents(models.tokenizer, tokens)
+        ]
         console.rule(f"sample {index}", style="dim")
         # Lines are broken for the eye only: what goes to a file or another program stays as it was sampled.
-        console.print(text, soft_wrap=not console.is_terminal)
+        console.print(Text("\n\n").join(texts), soft_wrap=not console.is_terminal)
     console.rule(style="dim")
     console.print(_summary(result, settings, output))
 

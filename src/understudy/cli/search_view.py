@@ -1,7 +1,7 @@
 """A search on a terminal: one bar while it runs, then ranks, segments, intervals and what can be read from them."""
 
-from collections.abc import Generator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from rich import box
 from rich.console import Console
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MAX_ROWS = 40
 """Ranked schedules on the terminal; the file holds all of them."""
 MAX_RUNS = 8
-"""Runs of steps of a schedule that does not follow the segments; of longer ones the table gives the first few."""
+"""Runs of steps of a schedule; of longer ones the table gives the first few."""
 WIDE = 90  # characters from which a schedule has twelve on a line, and eight below
 
 
@@ -67,27 +67,64 @@ def show_search(console: Console, result: "SearchResult") -> None:
     """Print the ranking, ties between rules, and what can be read from it."""
     from understudy.report.search_reading import summarise_search
 
-    with_prediction = any(entry.predicted_path_kl is not None for entry in result.entries)
-    table = _table(result, with_prediction)
-    width = 12 if console.width >= WIDE else 8
-    ranked = result.ranked[:MAX_ROWS]
-    for entry, following in zip(ranked, [*ranked[1:], None], strict=True):
-        is_last = following is None or following.rank_range != entry.rank_range
-        table.add_row(*_row(entry, result, with_prediction, width), end_section=is_last)
-    for entry in result.beside:
-        table.add_row(*_row(entry, result, with_prediction, width))
+    columns = _columns(result, 12 if console.width >= WIDE else 8)
+    dropped: list[str] = []
+    table = _table(result, columns, dropped)
+    for name in LEAST_FIRST:
+        if console.measure(table, options=console.options.update_width(MAX_WIDTH)).maximum <= console.width:
+            break
+        if columns.pop(name, None) is not None:
+            dropped += [name] if name != STRIP else []
+            table = _table(result, columns, dropped)
     console.print(table)
     if len(result.ranked) > MAX_ROWS:
         console.print(f"{len(result.ranked) - MAX_ROWS} more schedules are in the file.", highlight=False)
     console.print(Text(summarise_search(result)))
 
 
-def _table(result: "SearchResult", with_prediction: bool) -> Table:
+Cell: TypeAlias = Callable[["SearchEntry"], Text | str]
+STRIP, RANK, SCHEDULE = "segments", "rank", "schedule"
+PPL, ENTROPY, SAMPLES, PREDICTED = "judge\nppl", "entropy\nchange", "samples", "path KL,\npredicted"
+LEAST_FIRST = (STRIP, PPL, SAMPLES, PREDICTED, ENTROPY)
+"""Columns that go where there is no room for all. What stays: rank, schedule and difference."""
+MAX_WIDTH = 1000  # characters that a table is measured in
+
+
+def _columns(result: "SearchResult", width: int) -> dict[str, Cell]:
+    """What each column says of an entry."""
+    from understudy.report.authorship import model_colours
+    from understudy.report.search_reading import shown_ranks
+
+    colours = model_colours(result.models)
+    columns: dict[str, Cell] = {
+        RANK: shown_ranks,
+        SCHEDULE: lambda entry: _schedule(entry, result, colours, width),
+        STRIP: lambda entry: _strip(entry, colours),
+        "difference\n[95 %]": lambda entry: _difference(entry, result),
+        PPL: lambda entry: short_number(entry.gen_ppl),
+        ENTROPY: lambda entry: f"{entry.entropy_difference.difference:+z.3f}",
+        PREDICTED: _predicted,
+        SAMPLES: lambda entry: f"{entry.num_samples}" + ("" if entry.dropped is None else " out"),
+    }
+    if all(entry.predicted_path_kl is None for entry in result.entries):
+        del columns[PREDICTED]
+    return columns
+
+
+def _table(result: "SearchResult", columns: "Mapping[str, Cell]", left_out: "Sequence[str]") -> Table:
+    ties = (
+        "Ranks are the order of the estimates: so few samples tell nothing apart."
+        if result.has_few_samples
+        else "Schedules between two rules are tied: none is told from the first of them, and the one behind them is; "
+        "others further down may not be."
+    )
     notes = [
         f"Differences are to {result.reference}, in nats per token, and of entropy in nats; paired by seed, with 95 % "
-        "bootstrap intervals over samples. Schedules between two rules are tied: none is told from the first of them, "
-        "and the one behind them is; others further down may not be."
+        f"bootstrap intervals over samples. {ties}"
     ]
+    if left_out:
+        names = ", ".join(name.replace("\n", " ").replace(",", "") for name in left_out)
+        notes += [f"No room here for: {names}; the file has all."]
     notes += ["★: the planner's choice."] if result.planner is not None else []
     notes += ["out: dropped by halving, on fewer samples."] if any(entry.dropped for entry in result.ranked) else []
     table = Table(
@@ -99,47 +136,46 @@ def _table(result: "SearchResult", with_prediction: bool) -> Table:
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    table.add_column("rank", justify="right", no_wrap=True)
-    table.add_column("segments", overflow="fold")
-    table.add_column("difference\n[95 %]", justify="right", no_wrap=True)
-    table.add_column("judge\nppl", justify="right", no_wrap=True)
-    table.add_column("entropy\nchange", justify="right", no_wrap=True)
-    if with_prediction:
-        table.add_column("path KL,\npredicted", justify="right", no_wrap=True)
-    table.add_column("samples", justify="right", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="left" if name in (SCHEDULE, STRIP) else "right", no_wrap=True)
+    ranked = result.ranked[:MAX_ROWS]
+    for entry, following in zip(ranked, [*ranked[1:], None], strict=True):
+        is_last = following is None or following.rank_range != entry.rank_range
+        table.add_row(*(cell(entry) for cell in columns.values()), end_section=is_last)
+    for entry in result.beside:
+        table.add_row(*(cell(entry) for cell in columns.values()))
     return table
 
 
-def _row(entry: "SearchEntry", result: "SearchResult", with_prediction: bool, width: int) -> list[Text | str]:
-    from understudy.report.search_reading import shown_ranks
-
+def _difference(entry: "SearchEntry", result: "SearchResult") -> Text:
     paired = entry.nll_difference
-    is_reference = str(entry.schedule) == result.reference
-    figures = f"{paired.difference:+z.3f} [{paired.low:+z.3f}, {paired.high:+z.3f}]"
-    cells: list[Text | str] = [
-        shown_ranks(entry),
-        _segments(entry, result, width),
-        Text("reference" if is_reference else figures),
-        f"{entry.gen_ppl:.1f}",
-        f"{entry.entropy_difference.difference:+z.3f}",
-    ]
-    if with_prediction:
-        known = entry.predicted_path_kl is not None
-        cells.append(f"{entry.predicted_path_kl:.3g} ± {entry.predicted_se:.2g}" if known else "–")
-    return [*cells, f"{entry.num_samples}" + ("" if entry.dropped is None else " out")]
+    if str(entry.schedule) == result.reference:
+        return Text("reference")
+    return Text(f"{paired.difference:+z.3f} [{paired.low:+z.3f}, {paired.high:+z.3f}]")
 
 
-def _segments(entry: "SearchEntry", result: "SearchResult", width: int) -> Text:
-    """Its letters in the colours of the models, or its notation where it does not follow the segments."""
-    from understudy.report.authorship import model_colours
+def _predicted(entry: "SearchEntry") -> str:
+    value, error = entry.predicted_path_kl, entry.predicted_se
+    return "–" if value is None or error is None else f"{short_number(value)} ± {short_number(error, digits=1)}"
 
-    colours = model_colours(result.models)
+
+def short_number(value: float, *, digits: int = 3) -> str:
+    """So many digits, and up to 9999 all those before the point."""
+    return f"{value:.0f}" if 10 ** (digits - 1) <= abs(value) < 9999.5 else f"{value:.{digits}g}"
+
+
+def _strip(entry: "SearchEntry", colours: "Mapping[str, str]") -> Text:
+    """A letter for each segment, in the colours of the models; nothing where it does not follow the segments."""
     text = Text()
-    if entry.segments is not None:
-        for letter in entry.segments:
-            text.append(letter, style=model_style(letter, colours))
-    else:
-        _append_notation(text, entry.schedule, colours, width)
+    for letter in entry.segments or "":
+        text.append(letter, style=model_style(letter, colours))
+    return text
+
+
+def _schedule(entry: "SearchEntry", result: "SearchResult", colours: "Mapping[str, str]", width: int) -> Text:
+    """Its notation in the colours of the models, and a star where it is the planner's choice."""
+    text = Text()
+    _append_notation(text, entry.schedule, colours, width)
     is_planner = result.planner is not None and result.planner.schedule == str(entry.schedule)
     return text.append(" ★" if is_planner else "")
 

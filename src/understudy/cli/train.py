@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from itertools import chain
@@ -14,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from understudy.cli.interrupts import GO_ON, keeping
+from understudy.cli.interrupts import OrderlyStop, is_main_process, keeping, training_kept
 from understudy.cli.progress import print_plainly
 
 if TYPE_CHECKING:
@@ -106,45 +105,37 @@ def train_command(
 ) -> None:
     """Train a model on token blocks, by the published MDLM recipe unless told otherwise.
 
-    Stopped at any moment and given again, the run goes on from its last checkpoint.
+    Stopped at any moment and given again, the run goes on from its last checkpoint. Ctrl-C or SIGTERM writes one first,
+    at the end of the step; a second one stops at once.
 
     For several GPUs or machines: `accelerate launch -m understudy train …`.
     """
     settings = {name: value for name, value in locals().items() if name not in ("as_json", "compile_network")}
     settings |= {"data": str(data), "output": str(output), "compile": compile_network}
+    from understudy.training import TrainingConfig
+
+    _run(TrainingConfig(**settings), as_json=as_json)
+
+
+def _run(config: TrainingConfig, *, as_json: bool) -> None:
+    """Train to the end and say so, or until a signal and say what is kept."""
     import torch
 
-    from understudy.training import TrainingConfig, train
+    from understudy.training import train
 
-    config = TrainingConfig(**settings)
-    began = time.perf_counter()
-    with keeping(lambda: _kept(config)):
-        records = _drive(train(config), config)
-    if _is_main():
+    began, stop = time.perf_counter(), OrderlyStop()
+    with keeping(lambda: training_kept(config.output)):
+        records = _drive(train(config, stop=stop), config, stop)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        if records["record"].step < config.steps:
+            stop.leave()
+    if is_main_process():
         _report(records, config, time.perf_counter() - began, as_json=as_json)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
-def _is_main() -> bool:
-    # The launcher's variable: a finished run ends before any process group exists.
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _kept(config: TrainingConfig) -> str:
-    """What an interrupt leaves of the run."""
-    from understudy.checkpoint import checkpoint_folders
-    from understudy.training.run_folder import CHECKPOINTS
-
-    found = checkpoint_folders(Path(config.output) / CHECKPOINTS)
-    if not found:
-        return "nothing is kept yet, since no checkpoint was due (--checkpoint-every, --checkpoint-minutes)"
-    step = int(found[-1].name.removeprefix("step-"))
-    return f"the checkpoint of step {step:,} is kept in {config.output!r}; {GO_ON} from there"
-
-
-def _drive(run: Iterator[TrainingRecord], config: TrainingConfig) -> dict[str, TrainingRecord]:
-    """Run to the end under a progress bar on standard error; gives the last record of each kind.
+def _drive(run: Iterator[TrainingRecord], config: TrainingConfig, stop: OrderlyStop) -> dict[str, TrainingRecord]:
+    """Run under a progress bar on standard error, to the end or until a signal; gives the last record of each kind.
 
     Where standard error is no terminal, a line tells of each record. Of several processes only the main one speaks.
     """
@@ -156,20 +147,21 @@ def _drive(run: Iterator[TrainingRecord], config: TrainingConfig) -> dict[str, T
         TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.description}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not (console.is_terminal and _is_main())) as bar:
+    is_shown = console.is_terminal and is_main_process()
+    with stop.listening(), Progress(*columns, console=console, disable=not is_shown) as bar:
         task = bar.add_task("", total=config.steps, completed=first.step)
         for record in chain([first], run):
             latest["record"] = record
             if record.validation is not None:
                 latest["validation"] = record
-            if _is_main():
+            if is_main_process():
                 _show(bar, task, record, config.steps)
     return latest
 
 
 def _show(bar: Progress, task: TaskID, record: TrainingRecord, steps: int) -> None:
     for note in record.notes:
-        bar.print(note, markup=False)
+        bar.print(note, markup=False, soft_wrap=True)
     if record.loss is not None:
         speed = f", {record.tokens_per_second:,.0f} tokens/s" if record.tokens_per_second else ""
         told = f"loss {record.loss:.4f}{speed}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ def claim_folder(folder: Path, wish: Mapping[str, Any], *, overwrite: bool) -> M
     if not has_manifest and not has_progress:
         _begin(folder, wish)
     elif overwrite:
-        _clear(folder)
+        clear_folder(folder)
         _begin(folder, wish)
     elif has_manifest:
         manifest = Manifest.read(folder)
@@ -35,7 +35,7 @@ def claim_folder(folder: Path, wish: Mapping[str, Any], *, overwrite: bool) -> M
         if journal.content["splits"]:
             _check_same(folder, journal.content["settings"], wish)
         elif journal.content["settings"] != _plain(wish):  # nothing came of the earlier try: nothing to protect
-            _clear(folder)
+            clear_folder(folder)
             _begin(folder, wish)
     return None
 
@@ -47,7 +47,7 @@ def _begin(folder: Path, wish: Mapping[str, Any]) -> None:
     write_json(folder / PROGRESS_FILE, {"settings": wish, "tokenizer_sha256": None, "splits": {}})
 
 
-def _clear(folder: Path) -> None:
+def clear_folder(folder: Path) -> None:
     """Remove what `prepare` wrote and nothing else; its marks go last, so that an interrupted removal can go on."""
     for path in sorted(folder.iterdir()):
         if SHARD_NAME.fullmatch(path.name) or (path.name.endswith(".partial") and path.is_file()):
@@ -56,6 +56,15 @@ def _clear(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in (MANIFEST_FILE, PROGRESS_FILE):
         (folder / name).unlink(missing_ok=True)
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, innermost first, up to one that is not empty."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
 
 
 def _check_same(folder: Path, there: Mapping[str, Any], wish: Mapping[str, Any]) -> None:
@@ -85,6 +94,11 @@ class Journal:
         for name in ("settings", "splits"):
             if not isinstance(self.content.get(name), dict):
                 raise DataError(f"{str(folder / PROGRESS_FILE)!r} is damaged: prepare again with overwrite")
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the tokenizer is in the folder."""
+        return self.content.get("tokenizer_sha256") is not None
 
     def note(self, **changes: Any) -> None:
         """Set top-level entries, on disk when this returns."""

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from understudy import __version__
 from understudy.data.corpus import DocumentSource
 from understudy.data.detokenization import DETOKENIZERS
-from understudy.data.journal import Journal, claim_folder
+from understudy.data.journal import Journal, claim_folder, clear_folder, remove_empty
 from understudy.data.packing import PrepareSettings, SplitWriter
 from understudy.data.token_blocks import TOKENIZER_FOLDER, Manifest, TokenBlocks
 from understudy.data.tokenization import BpeRecipe, TextEncoder, Vocabulary, resolve_vocabulary, train_bpe
-from understudy.errors import DataError, SettingError
+from understudy.errors import DataError, SettingError, UnderstudyError
 from understudy.tokenizer_files import load_tokenizer, save_tokenizer, tokenizer_sha256
 
 if TYPE_CHECKING:
@@ -65,8 +65,9 @@ def prepare(
     `tokenizer` is one that exists or a recipe to train one from the training text. `validation` are the sources of a
     second split (or use `settings.validation_fraction`, not both). Stopped at any moment and called again with the
     same arguments, it goes on and ends with the same bytes; in a finished folder it does nothing. `overwrite` begins
-    anew. Errors come at the first step: SettingError for arguments that exclude each other; DataError for text that
-    cannot be read, that fills not one block, or for a folder that holds anything else.
+    anew. Text refused before anything was done leaves nothing behind. Errors come at the first step: SettingError for
+    arguments that exclude each other; DataError for text that cannot be read, that fills not one block, or for a folder
+    that holds anything else.
 
         for progress in prepare([TextSource("book.txt")], "blocks", tokenizer=BpeRecipe(4096)):
             print(progress.blocks)
@@ -76,6 +77,7 @@ def prepare(
     _check_arguments(sources, validation, tokenizer, settings)
     folder = Path(output)
     wish = _describe(sources, validation, tokenizer, settings)
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     manifest = claim_folder(folder, wish, overwrite=overwrite)
     if manifest is not None:
         for name, split in manifest.splits.items():
@@ -83,6 +85,25 @@ def prepare(
             yield PrepareProgress("tokens", name, split.documents, split.characters, split.tokens, split.blocks)
         return manifest
     journal = Journal(folder)
+    try:
+        return (yield from _prepare(sources, validation, tokenizer, settings, wish, journal))
+    except UnderstudyError:
+        if not (journal.content["splits"] or (isinstance(tokenizer, BpeRecipe) and journal.has_tokenizer)):
+            clear_folder(folder)  # nothing was done that another try could go on from
+            remove_empty(missing)
+        raise
+
+
+def _prepare(
+    sources: Sequence[DocumentSource],
+    validation: Sequence[DocumentSource],
+    tokenizer: PreTrainedTokenizerFast | BpeRecipe,
+    settings: PrepareSettings,
+    wish: Mapping[str, Any],
+    journal: Journal,
+) -> Generator[PrepareProgress, None, Manifest]:
+    """Do what the journal does not hold yet."""
+    folder = journal.folder
     fast = yield from _settle_tokenizer(tokenizer, sources, settings, journal)
     vocabulary = _usable_vocabulary(fast, settings)
     encoder = TextEncoder(fast)
@@ -144,7 +165,7 @@ def _settle_tokenizer(
 ) -> Generator[PrepareProgress, None, PreTrainedTokenizerFast]:
     """The tokenizer, from the folder when an earlier run has put it there."""
     folder = journal.folder / TOKENIZER_FOLDER
-    if journal.content.get("tokenizer_sha256") is None:
+    if not journal.has_tokenizer:
         if isinstance(tokenizer, BpeRecipe):
             yield PrepareProgress("tokenizer", "train")
             stride = settings.validation_stride

@@ -169,6 +169,9 @@ def bundled_paths() -> dict[str, Path]:
     return paths
 
 
+BUNDLED_TEXT = "bundled: texts written by the judge"  # in records, as the source of text
+
+
 def bundled_held_out() -> Path:
     """Text that the bundled pair has never seen, made up by the bundled judge (`recipes/held_out.py`)."""
     return _bundled_root() / "held-out.txt"

@@ -69,6 +69,7 @@ class ScheduleEvaluation:
             "by_seed": [entry.to_dict() for entry in self.by_seed],
             "nfe": result.nfe,
             "flops": result.flops.to_dict(),
+            "executed_flops_per_sample": result.flops.executed / self.scores.num_samples,
             "seconds": round(result.seconds, 3),
         }
 

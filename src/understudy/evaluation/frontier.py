@@ -31,7 +31,8 @@ def frontier_difference(reference: Sequence[SampleScores], other: SampleScores) 
         return None
     drawn = np.array([_resampled(scores) for scores in reference])
     own_entropy, own_nll = _resampled(other)
-    low, high = metrics.percentiles(own_nll - interpolate(drawn[:, 0], drawn[:, 1], own_entropy))
+    spread = own_nll - interpolate(drawn[:, 0], drawn[:, 1], own_entropy)
+    low, high = metrics.percentiles(spread, num_samples=other.num_samples)
     exact = interpolate(entropies[:, None], nlls[:, None], np.array([entropy]))[0]
     return PairedDifference(float(nll - exact), low, high)
 

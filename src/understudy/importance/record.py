@@ -17,6 +17,13 @@ from understudy.whole_files import read_json, write_json
 
 FORMAT = "understudy-importance-2"
 WITHOUT_HALVES = "understudy-importance-1"  # the same, from before paths held halves
+ROUNDING = 1e-6
+"""Nats a token below which a divergence is rounding.
+
+It is computed in float32. A log-probability of magnitude about 10, as logits of trained models give, is stored to 5e-7
+(2^-21), and a divergence is a mean of differences of two of them. So nothing below it says that two models differ, and
+no certificate is less: a true KL, which is never below 0, may come out on either side of 0 by as much.
+"""
 Floats = NDArray[np.float64]
 
 
@@ -124,6 +131,11 @@ class PathDivergence:
     bin_means: Floats
     covariance: Floats
     halves: tuple["PathDivergence", ...] = ()
+
+    @property
+    def rounding(self) -> float:
+        """Nats a sequence below which path KL is rounding: each of the tokens drawn is compared once."""
+        return ROUNDING * self.free_positions
 
     @property
     def choosing(self) -> "PathDivergence":
@@ -254,7 +266,7 @@ class Importance:
     @classmethod
     def load(cls, path: str | Path) -> "Importance":
         """Read a file. DataError where it is missing, damaged or something else."""
-        mend = f"write one by `understudy analyze --output {path}`"
+        mend = "write one by `understudy analyze --output importance.json`"
         content = read_json(Path(path), mend=mend)
         if content.get("format") not in (FORMAT, WITHOUT_HALVES):
             raise DataError(f"{str(path)!r} is no importance file ({FORMAT}); {mend}")

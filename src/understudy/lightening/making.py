@@ -10,7 +10,7 @@ Without healing, what would be `pruned/` is the result. Every stage can be inter
 from __future__ import annotations
 
 import shutil
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,12 +72,14 @@ def make_light(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     command: str | None = None,
-) -> Generator[LightProgress, None, LightModel]:
+    stop: Callable[[], bool] | None = None,
+) -> Generator[LightProgress, None, LightModel | None]:
     """Make a light model of `heavy`, a folder or hub id of a DiT, or the bundled heavy model; progress is yielded.
 
     output: folder that is new, or in which the same was begun. healing: fields of `TrainingConfig` beside `HEALING`'s,
     such as `steps`; None only leaves blocks out. `settings.data` must then be a prepared folder. device, dtype: where
-    and in which precision blocks are weighed; training sees to itself.
+    and in which precision blocks are weighed; training sees to itself. stop: asked after every step of healing, as by
+    `train`; where it gives true, None is returned, and the same call goes on from there.
 
     In a distributed run every process drives its own generator, and the others wait while the main one weighs blocks.
     Raises SettingError for wishes that cannot be, ModelError for a model that is no DiT, DataError for data that is
@@ -93,7 +95,7 @@ def make_light(
     engine = make_engine()
     with engine.main_process_first():
         pruned = yield from maker.prune(maker.output / PRUNED)
-    return (yield from maker.heal(pruned, config, is_main=engine.is_main_process))
+    return (yield from maker.heal(pruned, config, stop, is_main=engine.is_main_process))
 
 
 class _Maker:
@@ -176,13 +178,15 @@ class _Maker:
         return LightModel(folder, record)
 
     def heal(
-        self, pruned: LightModel, config: TrainingConfig, *, is_main: bool
-    ) -> Generator[LightProgress, None, LightModel]:
+        self, pruned: LightModel, config: TrainingConfig, stop: Callable[[], bool] | None, *, is_main: bool
+    ) -> Generator[LightProgress, None, LightModel | None]:
         """Train the pruned model towards the heavy one, into `output`; then measure how far that has brought it."""
-        latest = None
-        for step in train(config):
-            latest = step if step.loss is not None else latest
-            yield LightProgress("healing", step.step, config.steps, step)
+        latest, done = None, 0
+        for step in train(config, stop=stop):
+            latest, done = step if step.loss is not None else latest, step.step
+            yield LightProgress("healing", done, config.steps, step)
+        if done < config.steps:
+            return None
         if not is_main:
             return LightModel(self.output, pruned.record)
         path = self.output / RECORD

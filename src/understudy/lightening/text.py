@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from understudy.data import TokenBlocks, held_out_blocks, tokenizer_sha256
 from understudy.data.token_blocks import MANIFEST_FILE, spread
 from understudy.denoisers.dit import DiTConfig
-from understudy.denoisers.model_set import bundled_held_out, bundled_paths
+from understudy.denoisers.model_set import BUNDLED_TEXT, bundled_held_out, bundled_paths
 from understudy.errors import SettingError
 from understudy.tokenizer_files import load_tokenizer
 
@@ -37,8 +37,9 @@ def held_out_text(data: str | None, tokenizer: Any, shape: DiTConfig, *, count: 
     """Give up to `count` blocks, as long as a model of this shape takes and framed as it was trained on.
 
     data: a prepared folder, whose validation split is taken, spread evenly, or what `held_out_blocks` reads; where
-    nothing is given, the bundled text, which only models over the bundled pair's tokens can read. Raises DataError and
-    SettingError as `held_out_blocks` does, SettingError where a text is needed, or holds less than two blocks.
+    nothing is given, the bundled text, which the bundled judge wrote and only models over its tokens can read. Raises
+    DataError and SettingError as `held_out_blocks` does, SettingError where a text is needed, or holds less than two
+    blocks.
     """
     if data is not None and (Path(data) / MANIFEST_FILE).is_file():
         text = _prepared(data, tokenizer, shape.max_position_embeddings, count)
@@ -46,7 +47,7 @@ def held_out_text(data: str | None, tokenizer: Any, shape: DiTConfig, *, count: 
         source = _bundled(tokenizer) if data is None else data
         frame = {"begin_id": shape.bos_token_id, "end_id": shape.eos_token_id}
         ids = held_out_blocks(source, tokenizer, length=shape.max_position_embeddings, count=count, **frame)
-        text = HeldOutText(ids, np.ones(ids.shape, dtype=np.bool_), "bundled" if data is None else data)
+        text = HeldOutText(ids, np.ones(ids.shape, dtype=np.bool_), BUNDLED_TEXT if data is None else data)
     if len(text.ids) < 2:
         raise SettingError(f"there is {len(text.ids)} block of text, which leaves errors unknown; give at least 2")
     return text

@@ -11,7 +11,9 @@ Logarithms are natural (nats). n samples, L length of one, C context length of t
 
 from understudy.metrics.bootstrap import (
     CONFIDENCE,
+    FEW_SAMPLES,
     RESAMPLES,
+    WIDENED_BELOW,
     PairedDifference,
     bootstrap_interval,
     mean_and_error,
@@ -30,8 +32,10 @@ from understudy.metrics.tokens import Tokens, sample_rows
 
 __all__ = [
     "CONFIDENCE",
+    "FEW_SAMPLES",
     "MIN_TEXTS",
     "RESAMPLES",
+    "WIDENED_BELOW",
     "OverlapSearch",
     "PairedDifference",
     "Tokens",

@@ -1,14 +1,21 @@
 """How sure a figure is: bootstrap over samples, paired where two were drawn under the same noise."""
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from understudy.errors import DataError, SettingError
+from understudy.metrics.student import student_quantile
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+FEW_SAMPLES = 8
+"""Of fewer, an interval says too little: of two samples all resamples lie between them."""
+WIDENED_BELOW = 30
+"""Fewer samples than this have their intervals widened (`percentiles`); the step here is 4 % of the width."""
 _CHUNK = 2**20  # draws held in memory at a time
 
 
@@ -23,12 +30,13 @@ def bootstrap_interval(
     """Percentile bootstrap interval of generative perplexity, resampling whole samples (Efron 1979).
 
     nll_sums, counts: of each sample, (n,); see `paired_arrays`. Tokens of one sample depend on each other, so samples
-    are the unit. The interval speaks of other samples from the same models, not of other judges or training runs. With
-    few samples it is too narrow: for normal data at 95 % it holds the truth about 90 % of the time at n = 10, and 94 %
-    at n = 50. SettingError for fewer than two samples or resamples, or a confidence outside (0, 1).
+    are the unit. The interval speaks of other samples from the same models, not of other judges or training runs. Of
+    fewer than `WIDENED_BELOW` samples it is widened as Student's t is (`percentiles`), and for fewer than `FEW_SAMPLES`
+    not to be believed all the same. SettingError for fewer than two samples or resamples, or a confidence outside
+    (0, 1).
     """
     means = resampled_means(np.stack(paired_arrays(nll_sums, counts)), resamples, confidence, seed)
-    low, high = percentiles(ratio(means[0], means[1]), confidence)
+    low, high = percentiles(ratio(means[0], means[1]), confidence, num_samples=len(np.asarray(counts)))
     return float(np.exp(low)), float(np.exp(high))
 
 
@@ -68,7 +76,8 @@ def paired_bootstrap_difference(
     if len(first[0]) != len(second[0]):
         raise DataError(f"{len(first[0])} and {len(second[0])} samples cannot be paired; score as many of each")
     means = resampled_means(np.stack([*first, *second]), resamples, confidence, seed)
-    low, high = percentiles(ratio(means[2], means[3]) - ratio(means[0], means[1]), confidence)
+    spread = ratio(means[2], means[3]) - ratio(means[0], means[1])
+    low, high = percentiles(spread, confidence, num_samples=len(first[0]))
     difference = second[0].sum() / second[1].sum() - first[0].sum() / first[1].sum()
     return PairedDifference(float(difference), low, high)
 
@@ -112,9 +121,19 @@ def ratio(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.
     return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
 
 
-def percentiles(values: NDArray[np.float64], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The two ends between which `confidence` of the resampled values lie."""
+def percentiles(
+    values: NDArray[np.float64], confidence: float = CONFIDENCE, *, num_samples: int | None = None
+) -> tuple[float, float]:
+    """The two ends between which `confidence` of the resampled values lie.
+
+    num_samples: n that they were resampled from. The percentile interval of few is too narrow: for normal data at 95 %
+    it holds the truth 87 % of the time at n = 8. So below `WIDENED_BELOW` it is expanded as in Hesterberg 2015
+    (arXiv 1411.5279): the ends lie as far out as Student's t with n − 1 degrees of freedom and the unbiased variance.
+    """
     tail = (1 - confidence) / 2
+    if num_samples is not None and 2 <= num_samples < WIDENED_BELOW:
+        reach = math.sqrt(num_samples / (num_samples - 1)) * student_quantile(1 - tail, num_samples - 1)
+        tail = NormalDist().cdf(-reach)
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return float(low), float(high)
 

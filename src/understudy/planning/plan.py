@@ -11,6 +11,7 @@ from typing import Any
 
 from understudy.errors import DataError, UnderstudyError, one_line
 from understudy.flops import FlopsReport
+from understudy.importance.record import ROUNDING
 from understudy.metrics.student import student_quantile
 from understudy.schedule import ModelSchedule
 from understudy.whole_files import read_json, write_json
@@ -63,17 +64,20 @@ class Certificate:
 
     P_x0 and Q_x0 being the laws of the texts of the reference alone and of the schedule, KL(P_x0 ‖ Q_x0) is at most the
     path KL (data processing); so total variation, the most by which the probability of anything can differ, is at most
-    min(1, √(KL/2)) (Pinsker). Both hold for the true path KL, which is known by an estimate only; so they are stated at
+    √(KL/2) (Pinsker) and at most √(1 − exp(−KL)) (Bretagnolle and Huber 1979), which is tighter above about 1.6 nats
+    and below 1 for every KL. They hold for the true path KL, which is known by an estimate only; so they are stated at
     `upper`, the end of its one-sided 95 % interval.
 
+    rounding: nats a sequence below which the estimate is rounding (`importance.record.ROUNDING`), 0 where no step was
+    handed over; `upper` is never less, and so never below 0, as no KL is.
     num_samples: trajectories that the estimate is a mean over, None where that is not known. chosen_on: trajectories
     that the schedule was chosen on, others than these; None where it was chosen by the same. What is exact: a schedule
     that was chosen on other trajectories is fixed as far as these are concerned, so its estimate is unbiased, however
     many schedules were weighed; and `upper` is above the true path KL with 95 % probability, exactly for normal means
     over trajectories and ever more nearly for others the more there are. For one chosen by the same trajectories
     neither holds: steps come out lowest by luck in part, so the estimate is too low, the more so the fewer trajectories
-    there are. extrapolated_from: steps of the analysis where the schedule has others, else None; what that adds to the
-    error is in neither case in it.
+    there are. extrapolated_from: steps of the analysis where the schedule has others, else None: the confidence then
+    holds for the analysed grid, and the rest is an approximation, whose error is in no figure.
     """
 
     reference: str
@@ -82,33 +86,64 @@ class Certificate:
     extrapolated_from: int | None = None
     num_samples: int | None = None
     chosen_on: int | None = None
+    rounding: float = 0.0
 
     @property
     def upper(self) -> float:
-        """Upper end of the one-sided 95 % interval of the path KL, by Student's t where the samples are known."""
+        """Upper end of the one-sided 95 % interval of the path KL, by Student's t where the samples are known.
+
+        At least `rounding`, and at least 0.
+        """
         quantile = NORMAL if self.num_samples is None else student_quantile(CONFIDENCE, self.num_samples - 1)
-        return self.path_kl + quantile * self.path_kl_se
+        return max(self.path_kl + quantile * self.path_kl_se, self.rounding, 0.0)
 
     @property
     def total_variation(self) -> float:
-        """Pinsker's bound at `upper`, in [0, 1]."""
-        return min(1.0, math.sqrt(max(0.0, self.upper) / 2))
+        """The tighter of Pinsker's bound and that of Bretagnolle and Huber at `upper`, in [0, 1].
+
+        Below 1 up to 36 nats; above, what it lies below 1 by is less than a float64 can show.
+        """
+        return min(math.sqrt(self.upper / 2), self._bretagnolle_huber)
+
+    @property
+    def _bretagnolle_huber(self) -> float:
+        return math.sqrt(-math.expm1(-self.upper))
 
     @property
     def sentence(self) -> str:
-        """The bound in words."""
-        grid = "" if self.extrapolated_from is None else f", extrapolated from {self.extrapolated_from} steps"
+        """The bound in words, with what it rests on."""
         nominal = "nominally " if self.chosen_on is None else ""
+        quantile = "normal quantile" if self.num_samples is None else "Student's t"
         bound = (
-            f"KL(P_x0 || Q_x0) <= {self.upper:.4g} nats a sequence, with {nominal}95 % confidence ({self.path_kl:.4g} "
-            f"± {self.path_kl_se:.2g}{grid}): the texts are no further than this from those of {self.reference} alone, "
-            "whatever is asked of them"
+            f"KL(P_x0 || Q_x0) <= {self.upper:.4g} nats a sequence, with {nominal}95 % confidence "
+            f"({self._estimate}; {quantile}): the texts are no further than this from those of {self.reference} alone, "
+            f"whatever is asked of them; nothing is more or less probable by more than {self._most_apart}."
         )
-        if self.total_variation < 1:
-            bound += f"; nothing is more or less probable by more than {self.total_variation:.3g} (Pinsker)"
-        else:
-            bound += "; above 2 nats this bounds no single probability (Pinsker's bound is 1)"
-        return f"{bound}. {self.kind}"
+        return " ".join(part for part in (bound, self._extrapolation, self.kind) if part)
+
+    @property
+    def _estimate(self) -> str:
+        if self.rounding and self.upper <= self.rounding:
+            return f"all that is estimated, {self.path_kl:.2g} ± {self.path_kl_se:.1g}, is within float32 rounding"
+        return f"{self.path_kl:.4g} ± {self.path_kl_se:.2g}"
+
+    @property
+    def _most_apart(self) -> str:
+        """Total variation and whose bound it is; near 1 by what it lies below it."""
+        if self._bretagnolle_huber >= math.sqrt(self.upper / 2):
+            return f"{self.total_variation:.3g} (Pinsker)"
+        below = math.exp(-self.upper) / (1 + self._bretagnolle_huber)
+        shown = f"{self.total_variation:.3g}" if below >= 0.005 else f"1 - {below:.2g}"
+        return f"{shown} (Bretagnolle-Huber)"
+
+    @property
+    def _extrapolation(self) -> str:
+        if self.extrapolated_from is None:
+            return ""
+        return (
+            f"The confidence holds for the analysed grid of {self.extrapolated_from} steps; that this schedule, of "
+            "another number of steps, has as much path KL is an approximation, whose error is in no figure."
+        )
 
     @property
     def kind(self) -> str:
@@ -200,7 +235,13 @@ class Plan:
             extrapolated_from=origin,
             num_samples=self.settings.get("analysed_samples") if judged is None else judged,
             chosen_on=chosen,
+            rounding=self.rounding if self.prediction.light_steps else 0.0,
         )
+
+    @property
+    def rounding(self) -> float:
+        """Nats a sequence below which predicted path KL is rounding."""
+        return ROUNDING * float(self.settings.get("free_positions") or 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -235,7 +276,7 @@ class Plan:
     @classmethod
     def load(cls, path: str | Path) -> "Plan":
         """Read a file. DataError where it is missing, damaged or something else."""
-        mend = f"write one by `understudy plan --output {path}`"
+        mend = "write one by `understudy plan --output plan.json`"
         content = read_json(Path(path), mend=mend)
         if content.get("format") != FORMAT:
             raise DataError(f"{str(path)!r} is no plan ({FORMAT}); {mend}")

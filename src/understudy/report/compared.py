@@ -83,11 +83,6 @@ class ComparedEntry(Protocol):
         """Whether the samples leave open that it is as good as the reference."""
         ...
 
-    @property
-    def relative_cost(self) -> float:
-        """Executed FLOPs relative to the costliest model alone under the same plan."""
-        ...
-
 
 class Compared(Protocol):
     """Schedules under the same noise, the first being the reference; `Comparison` is one."""
@@ -145,11 +140,6 @@ class SavedEntry:
         """Whether these samples leave open that the schedule is as good as the first one."""
         return None if self.nll_difference is None else self.nll_difference.within_noise
 
-    @property
-    def relative_cost(self) -> float:
-        """Executed FLOPs relative to the heavy model alone under the same plan."""
-        return 1 - self.result.flops.schedule_saved
-
 
 @dataclass(frozen=True)
 class SavedComparison:
@@ -183,6 +173,12 @@ class SavedScores:
     scores: SampleScores
     samples: str
     origin: Mapping[str, Any]
+
+
+def relative_flops(entry: ComparedEntry, reference: ComparedEntry) -> float:
+    """FLOPs executed for a sample relative to those of the reference, whatever the steps of either."""
+    own, base = (each.result.flops.executed / each.scores.num_samples for each in (entry, reference))
+    return own / base if base else 1.0
 
 
 def load_scores(path: str | Path) -> SavedComparison | SavedScores:

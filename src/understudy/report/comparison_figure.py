@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from understudy.report.authorship import model_colours
 from understudy.report.canvas import GRID, INK, clean, new_figure, png_bytes
-from understudy.report.compared import Compared, ComparedEntry
+from understudy.report.compared import Compared, ComparedEntry, relative_flops
 from understudy.report.label_places import NamedBar, place_names
 from understudy.report.strips import draw_strip, role
 
@@ -35,8 +35,8 @@ def _draw_quality(axes: "Axes", comparison: Compared) -> None:
     low, high = min(a for a, _ in heights), max(b for _, b in heights)
     axes.axhline(comparison.reference.scores.gen_ppl, color=GRID, linewidth=1.2, zorder=0)
     for entry in entries:
-        _draw_point(axes, entry, entry.relative_cost + _shift(entry, entries))
-    costs = [entry.relative_cost for entry in entries]
+        _draw_point(axes, entry, _cost(entry, entries) + _shift(entry, entries))
+    costs = [_cost(entry, entries) for entry in entries]
     spread = max(0.1, max(costs) - min(costs))
     axes.set_xlim(min(costs) - 0.16 * spread, max(costs) + 0.16 * spread)
     if high > 3 * low:
@@ -45,7 +45,7 @@ def _draw_quality(axes: "Axes", comparison: Compared) -> None:
         margin = 0.14 * (high - low) or 0.1 * high
         axes.set_ylim(low - margin, high + margin)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.set_xlabel(f"executed FLOPs, relative to {comparison.models[0]} alone under the same plan")
+    axes.set_xlabel(f"FLOPs executed, relative to {comparison.reference.name}")
     axes.set_ylabel("judge perplexity (lower: less surprising)")
     scores = comparison.reference.scores
     axes.set_title(f"Quality against cost ({scores.num_samples} samples each, bars: 95 %)", loc="left", fontsize=10.5)
@@ -99,9 +99,15 @@ def _bounds(entry: ComparedEntry) -> tuple[float, float]:
     return entry.scores.gen_ppl_ci95 or (entry.scores.gen_ppl, entry.scores.gen_ppl)
 
 
+def _cost(entry: ComparedEntry, entries: tuple[ComparedEntry, ...]) -> float:
+    """Where a point lies: FLOPs relative to the first entry, the reference."""
+    return relative_flops(entry, entries[0])
+
+
 def _shift(entry: ComparedEntry, entries: tuple[ComparedEntry, ...]) -> float:
     """How far a point moves sideways, so that bars of equal cost do not cover each other."""
-    cluster = [other for other in entries if abs(other.relative_cost - entry.relative_cost) < DODGE]
+    own = _cost(entry, entries)
+    cluster = [other for other in entries if abs(_cost(other, entries) - own) < DODGE]
     return (cluster.index(entry) - (len(cluster) - 1) / 2) * DODGE
 
 
@@ -109,7 +115,7 @@ def _name_points(axes: "Axes", comparison: Compared) -> None:
     """Write each schedule's name beside its point, the best first, so that it has the first pick of places."""
     entries = comparison.entries
     bars = [
-        NamedBar(entry.name, entry.relative_cost + _shift(entry, entries), entry.scores.gen_ppl, *_bounds(entry))
+        NamedBar(entry.name, _cost(entry, entries) + _shift(entry, entries), entry.scores.gen_ppl, *_bounds(entry))
         for entry in sorted(entries, key=lambda entry: entry.scores.gen_ppl)
     ]
     place_names(axes, bars)

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from understudy.metrics import PairedDifference
-from understudy.report.compared import Compared, ComparedEntry
+from understudy.metrics import FEW_SAMPLES, WIDENED_BELOW, PairedDifference
+from understudy.report.compared import Compared, ComparedEntry, relative_flops
+from understudy.report.wording import too_few
 
-FEW_SAMPLES = 8
-"""Of fewer, a bootstrap interval says too little: of two it holds the truth half of the time at best."""
+__all__ = ["TextTable", "cost_table", "diversity_table", "quality_table", "summarise"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def quality_table(comparison: Compared) -> TextTable:
         columns,
         f"Perplexity: lower is less surprising to judge {scores.judge}{_protocol(scores.protocol)}, better at "
         f"equal entropy only. Differences are to {reference}{same}, paired by seed. In brackets: 95 % bootstrap over "
-        "samples. Entropy: mean ± standard error.",
+        f"samples{_widened(scores.num_samples)}. Entropy: mean ± standard error.",
     )
 
 
@@ -76,23 +76,24 @@ def _table(comparison: Compared, title: str, columns: dict[str, Cells], note: st
 
 
 def cost_table(comparison: Compared) -> TextTable:
-    """Passes made, FLOPs saved in every convention, and wall time of each schedule."""
+    """Passes made, FLOPs of a sample, FLOPs saved in every convention, and wall time of each schedule."""
     heavy = comparison.models[0]
     return TextTable(
         "Cost",
         (
             "schedule",
-            "passes\nby model",
-            "nominal,\nblocks",
-            "nominal,\nwith head",
-            "executed,\nto dense",
-            f"executed,\nto {heavy} alone",
+            "passes\nby\nmodel",
+            "FLOPs\na\nsample",
+            "saved:\nnominal,\nblocks",
+            "nominal,\nwith\nhead",
+            "executed",
+            "by the\nschedule\nalone",
             "seconds",
         ),
         tuple(_cost_row(entry) for entry in comparison.schedules),
-        f"FLOPs saved. Nominal: full passes, against {heavy} alone. Executed, to dense: against {heavy} at every step "
-        f"and position, as the published sampler runs; to {heavy} alone: against {heavy} run as lazily, so what the "
-        "schedule saves.",
+        f"FLOPs a sample: executed. Saved, against {heavy} at as many steps: nominal, by full passes; executed, by the "
+        f"passes made, against dense ones of {heavy}, as the published sampler runs; by the schedule alone, by the "
+        f"same passes, against {heavy} making all of them.",
     )
 
 
@@ -107,20 +108,18 @@ def summarise(comparison: Compared) -> str:
         return f"{num_samples} samples of one schedule: there is nothing to compare it with."
     if len(comparison.temperatures) > 1:
         return " ".join(_along_frontier(comparison, name) for name in dict.fromkeys(entry.name for entry in others))
-    same = [_costing(entry) for entry in others if entry.within_noise]
-    apart = [_apart(entry) for entry in others if not entry.within_noise]
+    same = [_costing(entry, reference) for entry in others if entry.within_noise]
+    apart = [_apart(entry, reference) for entry in others if not entry.within_noise]
     judged = [f"{_joined(same)} cannot be told from {reference.name} by these samples"] if same else []
     judged += [f"{_joined(apart)} than {reference.name}"] if apart else []
     widths = [(e.nll_difference.high - e.nll_difference.low) / 2 for e in others if e.nll_difference is not None]
     verdict = "; ".join(judged)
     if num_samples < FEW_SAMPLES:
-        return (
-            f"{verdict[0].upper()}{verdict[1:]}, but {num_samples} samples are too few for an interval to be believed, "
-            f"however narrow it comes out; take {FEW_SAMPLES} or more to compare."
-        )
+        return f"{verdict[0].upper()}{verdict[1:]}, but {too_few(num_samples)}; take {FEW_SAMPLES} or more to compare."
+    few = ", and so few settle large ones at best" if num_samples < WIDENED_BELOW else ""
     return (
         f"{verdict[0].upper()}{verdict[1:]}. {num_samples} samples resolve differences of about ±{max(widths):.2g} "
-        "nats per token here: within noise means not told apart, not equal, and more samples tell more apart."
+        f"nats per token here{few}: within noise means not told apart, not equal, and more samples tell more apart."
     )
 
 
@@ -172,17 +171,29 @@ def _cost_row(entry: ComparedEntry) -> tuple[str, ...]:
     flops = entry.result.flops
     saved = (flops.nominal_blocks_saved, flops.nominal_saved, flops.executed_saved, flops.schedule_saved)
     passes = ",\n".join(f"{key} {count}" for key, count in sorted(entry.result.nfe.items()))
-    return (entry.name, passes, *(f"{share:.1%}" for share in saved), f"{entry.result.seconds:.1f}")
+    executed = f"{flops.executed / entry.scores.num_samples:.3g}".replace("e+", "e")
+    return (entry.name, passes, executed, *(f"{share:z.1%}" for share in saved), f"{entry.result.seconds:.1f}")
 
 
-def _costing(entry: ComparedEntry) -> str:
-    return f"{entry.name} ({1 - entry.relative_cost:.0%} of the executed FLOPs saved)"
+def _widened(num_samples: int) -> str:
+    return ", widened as Student's t for so few" if num_samples < WIDENED_BELOW else ""
 
 
-def _apart(entry: ComparedEntry) -> str:
+def _costing(entry: ComparedEntry, reference: ComparedEntry) -> str:
+    """Its name and what it costs or saves of what the reference executed, whatever the steps of either."""
+    share = relative_flops(entry, reference)
+    if abs(share - 1) < 0.005:
+        return f"{entry.name} (at the FLOPs of {reference.name})"
+    if share < 1:
+        return f"{entry.name} (saves {1 - share:.0%} of the FLOPs of {reference.name})"
+    times = f"{share:.2f}" if share < 1.05 else f"{share:.2g}"
+    return f"{entry.name} (costs {times} times the FLOPs of {reference.name})"
+
+
+def _apart(entry: ComparedEntry, reference: ComparedEntry) -> str:
     difference = entry.nll_difference.difference if entry.nll_difference is not None else 0.0
     verdict = "more" if difference > 0 else "less"
-    return f"{_costing(entry)} is {verdict} surprising by {abs(difference):.2f} nats per token"
+    return f"{_costing(entry, reference)} is {verdict} surprising by {abs(difference):.2f} nats per token"
 
 
 def _joined(names: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from understudy.metrics import PairedDifference
+from understudy.metrics import WIDENED_BELOW, PairedDifference
 from understudy.report.collection import Source
 from understudy.report.compared import SavedComparison, SavedEntry
 from understudy.schedule import ModelSchedule
@@ -38,6 +38,11 @@ class CostPoint:
         return self.entry.scores.gen_ppl
 
     @property
+    def is_settled(self) -> bool:
+        """Whether there are samples enough for a place on a frontier."""
+        return self.entry.scores.num_samples >= WIDENED_BELOW
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """Its 95 % interval; the value itself for a single sample."""
         return self.entry.scores.gen_ppl_ci95 or (self.gen_ppl, self.gen_ppl)
@@ -60,18 +65,21 @@ class CostFrontier:
 
     @property
     def best(self) -> tuple[CostPoint, ...]:
-        """The frontier: no other point is both cheaper and less surprising, by the estimates."""
+        """The frontier: no other point is both cheaper and less surprising, by the estimates.
+
+        Points of fewer than `metrics.WIDENED_BELOW` samples are neither on it nor against it; empty where all are.
+        """
         return tuple(point for point in self.points if point.is_best)
 
     @property
     def least(self) -> CostPoint:
-        """The least surprising point."""
-        return min(self.points, key=lambda point: point.gen_ppl)
+        """The least surprising point, of those with samples enough where there are any."""
+        return min(self.best or self.points, key=lambda point: point.gen_ppl)
 
     @property
     def cheapest_of_equals(self) -> CostPoint:
-        """The cheapest point that the samples do not tell from the least surprising."""
-        return next(point for point in self.points if not is_told_apart(point, self.least))
+        """The cheapest point that the samples do not tell from the least surprising, of those with enough of them."""
+        return next(point for point in self.points if point.is_settled and not is_told_apart(point, self.least))
 
 
 def cost_frontiers(sources: Sequence[Source[SavedComparison]]) -> tuple[CostFrontier, ...]:
@@ -131,11 +139,18 @@ def schedule_shape(schedule: ModelSchedule) -> str:
 
 def summarise_costs(frontier: CostFrontier) -> tuple[str, ...]:
     """Say which points are on the frontier, and how far the cost can fall before a loss shows."""
+    if not frontier.best:
+        most = max(point.entry.scores.num_samples for point in frontier.points)
+        return (
+            f"No frontier is drawn: of {most} samples the lowest estimates are luck in good part; take {WIDENED_BELOW} "
+            "or more.",
+        )
     best, least, equal = frontier.best, frontier.least, frontier.cheapest_of_equals
     names = ", ".join(str(point.entry.result.schedule) for point in best[:6]) + (" and more" if len(best) > 6 else "")
+    count = sum(point.is_settled for point in frontier.points)
     first = (
-        f"{len(best)} of {len(frontier.points)} schedules are on the frontier, where none is both cheaper and less "
-        f"surprising by the estimates: {names}."
+        f"{len(best)} of {count} schedules are on the frontier, where none is both cheaper and less surprising by the "
+        f"estimates: {names}."
     )
     if len(best) == 1:
         second = f"The cheapest, {least.entry.result.schedule}, is the least surprising too."
@@ -153,8 +168,8 @@ def _ordered(points: Sequence[CostPoint]) -> tuple[CostPoint, ...]:
     """By cost, with the frontier marked."""
     lowest, marked = float("inf"), []
     for point in sorted(points, key=lambda point: (point.flops, point.gen_ppl, point.file, point.entry.name)):
-        marked.append(replace(point, is_best=point.gen_ppl < lowest))
-        lowest = min(lowest, point.gen_ppl)
+        marked.append(replace(point, is_best=point.is_settled and point.gen_ppl < lowest))
+        lowest = min(lowest, point.gen_ppl) if point.is_settled else lowest
     return tuple(marked)
 
 

@@ -52,7 +52,8 @@ def _origin(file: str, document: Mapping[str, Any]) -> Block:
 
 def cost_section(frontier: CostFrontier, name: str) -> Section:
     """Quality against executed FLOPs, over all files that can be set side by side. name: of the picture."""
-    caption = "One line for each placement, through its numbers of steps; the broad line is the frontier."
+    caption = "One line for each placement, through its numbers of steps"
+    caption += "; the broad line is the frontier." if frontier.best else "."
     blocks = picture(name, lambda: render_costs(frontier), describe_costs(frontier), caption)
     scores = frontier.points[0].entry.scores
     common = {key: text for key, text in frontier.common.items() if key not in ("judge", "context", "protocol")}
@@ -69,7 +70,8 @@ def _cost_table(frontier: CostFrontier, where: str) -> TextTable:
         ("schedule", "steps", "FLOPs a sample", "judge perplexity [95 %]", "entropy", "samples", "frontier", "file"),
         tuple(_cost_row(point) for point in frontier.points),
         "FLOPs: executed, all passes made. Perplexity: 95 % bootstrap over samples, lower is better at equal entropy "
-        "only. Entropy: mean ± standard error. Frontier: by the estimates, not beyond noise. " + where,
+        "only. Entropy: mean ± standard error. Frontier: by the estimates, not beyond noise; – : of too few samples to "
+        f"say. {where}",
     )
 
 
@@ -82,7 +84,7 @@ def _cost_row(point: CostPoint) -> tuple[str, ...]:
         with_bounds(scores.gen_ppl, scores.gen_ppl_ci95, ".1f"),
         with_error(scores.entropy, scores.entropy_se),
         str(scores.num_samples),
-        "yes" if point.is_best else "no",
+        ("yes" if point.is_best else "no") if point.is_settled else "–",
         point.file,
     )
 

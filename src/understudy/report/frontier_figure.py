@@ -6,6 +6,7 @@ from understudy.report.canvas import GRID, INK, clean, new_figure, png_bytes
 from understudy.report.compared import Compared
 from understudy.report.comparison_figure import LINES, MARKERS, draw_frontier
 from understudy.report.cost_frontier import CostFrontier, CostPoint
+from understudy.report.label_places import NamedBar, place_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,15 +37,16 @@ def render_costs(frontier: CostFrontier) -> bytes:
     axes = figure.subplots()
     unit, name = next((pair for pair in PREFIXES if frontier.points[0].flops >= pair[0]), (1.0, ""))
     best = frontier.best
-    axes.plot(
-        [point.flops / unit for point in best],
-        [point.gen_ppl for point in best],
-        color=GRID,
-        linewidth=9,
-        solid_capstyle="round",
-        zorder=0,
-        label="frontier",
-    )
+    if best:
+        axes.plot(
+            [point.flops / unit for point in best],
+            [point.gen_ppl for point in best],
+            color=GRID,
+            linewidth=9,
+            solid_capstyle="round",
+            zorder=0,
+            label="frontier",
+        )
     shapes = dict.fromkeys(point.shape for point in sorted(frontier.points, key=lambda point: -point.flops))
     for index, shape in enumerate(shapes):
         _draw_shape(axes, [point for point in frontier.points if point.shape == shape], index, unit)
@@ -60,16 +62,22 @@ def render_costs(frontier: CostFrontier) -> bytes:
         axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
     axes.set_xlabel(f"executed {name}FLOPs a sample", color=INK)
     axes.set_ylabel("judge perplexity (lower: less surprising)", color=INK)
-    axes.set_title("Quality against cost; bars: 95 %, numbers: steps", loc="left", fontsize=10.5, color=INK)
+    axes.set_title(f"Quality against cost; bars: 95 %, {_numbers(frontier)}", loc="left", fontsize=10.5, color=INK)
     axes.tick_params(which="minor", colors=INK, labelsize=8)
     axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     axes.margins(0.08)
     clean(axes)
+    steps = {point.num_steps for point in frontier.points}
+    if len(steps) > 1:
+        bars = [NamedBar(str(p.num_steps), p.flops / unit, p.gen_ppl, *p.bounds) for p in _labelled(frontier)]
+        place_names(axes, bars, size=8)
     return png_bytes(figure)
 
 
 def describe_costs(frontier: CostFrontier) -> str:
     """What the picture shows, in words."""
+    if not frontier.best:
+        return f"Judge perplexity against executed FLOPs of {len(frontier.points)} schedules, of too few samples each."
     ends = frontier.best[0], frontier.best[-1]
     spoken = " to ".join(
         f"{point.entry.result.schedule} ({point.flops:.2e} FLOPs, perplexity {point.gen_ppl:.1f})" for point in ends
@@ -79,8 +87,20 @@ def describe_costs(frontier: CostFrontier) -> str:
     )
 
 
+def _numbers(frontier: CostFrontier) -> str:
+    """What the numbers beside points are; one number of steps for all is said once."""
+    steps = {point.num_steps for point in frontier.points}
+    return "numbers: steps" if len(steps) > 1 else f"{steps.pop()} steps each"
+
+
+def _labelled(frontier: CostFrontier) -> list[CostPoint]:
+    """Points that their steps are written beside, the best first; one of those that lie at the same place."""
+    places = {(point.flops, point.gen_ppl, point.num_steps): point for point in reversed(frontier.points)}
+    return sorted(places.values(), key=lambda point: (not point.is_best, point.gen_ppl))
+
+
 def _draw_shape(axes: "Axes", points: list[CostPoint], index: int, unit: float) -> None:
-    """One shape: its points by cost, with the number of steps beside each."""
+    """One shape: its points by cost."""
     ends = [[abs(end - point.gen_ppl) for end in point.bounds] for point in points]
     axes.errorbar(
         [point.flops / unit for point in points],
@@ -94,12 +114,3 @@ def _draw_shape(axes: "Axes", points: list[CostPoint], index: int, unit: float) 
         markersize=5.5,
         label=points[0].shape,
     )
-    for point in points:
-        axes.annotate(
-            str(point.num_steps),
-            (point.flops / unit, point.gen_ppl),
-            xytext=(5, 4),
-            textcoords="offset points",
-            fontsize=8,
-            color=LINES[index % len(LINES)],
-        )

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.importance import HeldOutCurves, Importance, PathDivergence
+from understudy.importance.record import ROUNDING
 from understudy.report.blocks import Block, Section
 from understudy.report.collection import Source
 from understudy.report.comparison_table import TextTable
@@ -73,6 +74,8 @@ def _path_sentence(path: PathDivergence, key: str) -> str:
     between = float(np.sqrt(covariance[most, most] + covariance[least, least] - 2 * covariance[most, least]))
     is_apart = values[most] - values[least] > TOLD_APART * between
     verdict = "beyond noise" if is_apart else "within noise, so not told apart"
+    if values[most] - values[least] <= path.rounding:
+        verdict = f"within the rounding of divergences ({path.rounding:.1g}), so not told apart,"
     return (
         f"{path.name.capitalize()}, steps made by {key} cost most path KL in the {QUARTERS[most]} of the steps "
         f"({with_error(values[most], errors[most])} nats a sequence) and least in the {QUARTERS[least]} "
@@ -86,6 +89,8 @@ def _time_sentence(curves: HeldOutCurves, reference: str, key: str) -> str:
     high, low = (with_error(scaled.mean[index], scaled.error[index]) for index in (most, least))
     is_apart = scaled.mean[most] - scaled.mean[least] > TOLD_APART * float(np.hypot(*scaled.error[[most, least]]))
     verdict = "beyond noise" if is_apart else "within noise"
+    if scaled.mean[most] - scaled.mean[least] <= ROUNDING:
+        verdict = f"within the rounding of divergences ({ROUNDING:.1g})"
     return (
         f"On held-out text t · KL({reference} ‖ {key}) is highest at t = {curves.times[most]:.2f} ({high} nats a "
         f"token) and lowest at t = {curves.times[least]:.2f} ({low}), {verdict} with {curves.num_blocks} blocks."

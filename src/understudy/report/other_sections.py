@@ -104,8 +104,8 @@ def _reading(shown: Sequence[Source[SampleFile]], cuts: dict[str, bool]) -> tupl
 def _shares(samples: SampleFile) -> str:
     counts = samples.tokens_by_model
     total = sum(counts.values())
-    shares = " and ".join(f"{key} {count / total:.0%}" for key, count in counts.items())
-    return f"of the {total} tokens that were sampled, {shares} were written by that model"
+    shares = " and ".join(f"{count / total:.0%} by {key}" for key, count in counts.items())
+    return f"the {total} tokens that were sampled were written {shares}"
 
 
 def _table(sources: Sequence[Source[SampleFile]]) -> TextTable:

@@ -50,7 +50,7 @@ def _reading(plan: Plan) -> tuple[str, ...]:
     entry = plan.prediction
     first = (
         f"{short_schedule(plan.schedule)} saves {entry.saved:.1%} {UNITS.get(plan.convention, plan.convention)} for a "
-        f"predicted path KL of {_figures(entry)}."
+        f"predicted path KL of {_figures(entry)}{_rounded(plan)}."
     )
     return (first, *_against_rules(plan), plan.certificate.sentence)
 
@@ -71,8 +71,15 @@ def _against_rules(plan: Plan) -> tuple[str, ...]:
     gain = best.path_kl - own.path_kl
     is_apart = abs(gain) > TOLD_APART * hypot(best.path_kl_se, own.path_kl_se)
     verdict = "beyond noise" if is_apart else "within noise"
+    if abs(gain) <= plan.rounding:
+        return (f"That is no less than the best named rule, {best.name}, to within the rounding of divergences.",)
     side = "less" if gain >= 0 else "more"
     return (f"That is {abs(gain):.3g} nats {side} than the best named rule, {best.name}: {verdict}.",)
+
+
+def _rounded(plan: Plan) -> str:
+    is_rounding = plan.prediction.light_steps and abs(plan.prediction.path_kl) <= plan.rounding
+    return f", less than the rounding of divergences, {plan.rounding:.1g}" if is_rounding else ""
 
 
 def _figures(entry: Prediction) -> str:
@@ -99,12 +106,13 @@ def _table(plan: Plan) -> TextTable:
             cells += [f"{entry.milliseconds:.3g}", f"{entry.time_saved:.1%}"] if is_known else ["–", "–"]
         rows.append((str(entry.name), *cells))
     columns = ["rule", "schedule", "light steps", "path KL", "a token", "saved: nominal, blocks", "nominal, with head"]
-    columns += ["executed, to dense", f"executed, to {plan.keys[0]} alone"]
+    columns += ["executed", "by the schedule alone"]
     columns += ["milliseconds a sample", "time saved"] if has_time else []
     return TextTable(
         "The plan and the rules with a name, at one budget",
         tuple(columns),
         tuple(rows),
         f"Path KL: predicted, nats a sequence, ± one standard error over trajectories; {_origin(plan)}. FLOPs saved "
-        "are expectations.",
+        f"are expectations. Executed: against dense passes of {plan.keys[0]}; by the schedule alone: against "
+        f"{plan.keys[0]} making the same passes.",
     )

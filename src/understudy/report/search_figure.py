@@ -90,7 +90,7 @@ def _label_cell(axes: "Axes", entry: SearchEntry, places: tuple[int, int], *, is
     axes.text(column, row - 0.1, value, ha="center", va="center", color=INK, fontsize=9)
     half = f"±{(paired.high - paired.low) / 2:.3f}"
     axes.text(column, row + 0.2, half, ha="center", va="center", color=INK, fontsize=7, alpha=0.85)
-    if entry.is_within_noise_of_best:
+    if entry.rank == 1 or (entry.rank_range is not None and entry.is_within_noise_of_best):
         width = 2.4 if entry.rank == 1 else 1.2
         frame = Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=INK, linewidth=width)
         axes.add_patch(frame)
@@ -108,6 +108,8 @@ def _frame_triangle(axes: "Axes", result: SearchResult, key: str, count: int) ->
     lowest = (
         "solid: lowest; dashed: within noise of it" if is_best_a_cell else "dashed: within noise of rank 1, no cell"
     )
+    if result.has_few_samples:
+        lowest = f"{'lowest by the estimates' if is_best_a_cell else 'rank 1 is no cell'}; too few samples to tell"
     notes = [f"▭  {lowest}"]
     if result.planner is not None:
         notes.append(_planner_note(result))
@@ -178,7 +180,8 @@ def _rows_title(result: SearchResult) -> str:
     hidden = len(result.ranked) - MAX_ROWS
     more = f"; {hidden} worse ones are not shown" if hidden > 0 else ""
     star = "; ★: the planner's choice" if any(_is_planner(entry, result) for entry in _shown(result)) else ""
-    return f"Schedules in order, shaded alike where tied{star}{more}"
+    tied = "too few samples to tell apart" if result.has_few_samples else "shaded alike where tied"
+    return f"Schedules in order, {tied}{star}{more}"
 
 
 def _draw_strips(axes: "Axes", result: SearchResult, shown: list[SearchEntry]) -> None:

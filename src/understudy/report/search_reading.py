@@ -1,18 +1,22 @@
 """What can be read from a search, in a few sentences: what terminal and page say alike."""
 
+from understudy.metrics import FEW_SAMPLES
+from understudy.report.wording import too_few
 from understudy.schedule import ModelSchedule
 from understudy.search import PlannerRank, RankCorrelation, SearchEntry, SearchResult
 
 
 def summarise_search(result: SearchResult) -> str:
     """Say which schedule is best, what ties with it, where the planner's stands, and how predictions did."""
-    parts = [_best(result), _planner(result), _dropped(result)]
+    parts = [_best(result), _chosen(result), _planner(result), _dropped(result)]
     return " ".join(part for part in parts if part)
 
 
 def shown_ranks(entry: SearchEntry) -> str:
-    """Its tie's ranks, such as 2-5; a single one where nothing ties; a dash where it is not ranked."""
-    return "–" if entry.rank_range is None else _range(entry.rank_range)
+    """Its tie's ranks, such as 2-5; a single one where nothing ties or too few samples say so; else a dash."""
+    if entry.rank is None:
+        return "–"
+    return str(entry.rank) if entry.rank_range is None else _range(entry.rank_range)
 
 
 def short_schedule(schedule: ModelSchedule) -> str:
@@ -31,6 +35,11 @@ def _best(result: SearchResult) -> str:
     figures = (
         f"{paired.difference:+z.3f} nats per token ({paired.low:+z.3f} to {paired.high:+z.3f}) to {result.reference}"
     )
+    if result.has_few_samples:
+        return (
+            f"First by the estimates is {short_schedule(best.schedule)}, {paired.difference:+z.3f} nats per token to "
+            f"{result.reference}, but {too_few(best.num_samples)}; take {FEW_SAMPLES} or more to rank."
+        )
     if not others:
         return f"{short_schedule(best.schedule)} is the only schedule of its cost: {figures}."
     if not tied:
@@ -41,6 +50,16 @@ def _best(result: SearchResult) -> str:
     which_others = f"{which} other{'s' if len(others) > 1 else ''}"
     first = f"First is {short_schedule(best.schedule)}, {figures}, but {which_others} {verb}."
     return f"{first}{_beyond_tie(best, tied)}{_dullness(best)}"
+
+
+def _chosen(result: SearchResult) -> str:
+    """What intervals to the best leave out; nothing where there was no choice, or nothing is claimed."""
+    if result.has_few_samples or len(result.ranked) < 2:
+        return ""
+    return (
+        f"No interval counts that the best was chosen among {len(result.ranked)} by these samples: that flatters it, "
+        "the more so the more were searched."
+    )
 
 
 def _beyond_tie(best: SearchEntry, tied: int) -> str:
@@ -75,24 +94,28 @@ def _planner(result: SearchResult) -> str:
         return standing
     agreement = (
         f"over {correlations.num_schedules} schedules predicted path KL and measured quality have rank correlation "
-        f"{_correlation('ρ', correlations.spearman)}, {_correlation('τ', correlations.kendall_tau_b)}."
+        f"{_correlation('ρ', correlations.spearman)}, {_correlation('τ', correlations.kendall_tau_b)}"
     )
+    agreement += "." if correlations.num_samples >= FEW_SAMPLES else ", without an interval from so few samples."
     return f"{standing[:-1]}; {agreement}" if standing else f"O{agreement[1:]}"
 
 
 def _standing(planner: PlannerRank) -> str:
     name = "The planner's schedule" if planner.source == "plan" else "The schedule of least predicted path KL,"
     name += f" {short_schedule(ModelSchedule.parse(planner.schedule))}" + ("" if planner.source == "plan" else ",")
-    if planner.rank is None or planner.rank_range is None:
+    if planner.rank is None:
         return f"{name} is of another cost than those searched, and so has no rank."
-    tie = "" if planner.rank_range[0] == planner.rank_range[1] else f" (tie {_range(planner.rank_range)})"
+    ranks = planner.rank_range
+    tie = "" if ranks is None or ranks[0] == ranks[1] else f" (tie {_range(ranks)})"
     predicted = "" if planner.predicted_rank is None else f" and {planner.predicted_rank} by predicted path KL"
     return f"{name} ranks {planner.rank}{tie} of {planner.num_ranked} by quality{predicted}."
 
 
 def _correlation(symbol: str, correlation: RankCorrelation) -> str:
-    if correlation.value is None or correlation.ci95 is None:
+    if correlation.value is None:
         return f"{symbol} undefined"
+    if correlation.ci95 is None:
+        return f"{symbol} = {correlation.value:.2f}"
     return f"{symbol} = {correlation.value:.2f} ({correlation.ci95[0]:.2f} to {correlation.ci95[1]:.2f})"
 
 

@@ -1,5 +1,6 @@
 """What a search says, as a section of a report."""
 
+from understudy.metrics import FEW_SAMPLES
 from understudy.report.blocks import Section
 from understudy.report.collection import Source
 from understudy.report.comparison_table import TextTable
@@ -38,10 +39,15 @@ def _table(result: SearchResult) -> TextTable:
     hidden = len(result.ranked) - MAX_ROWS
     columns = ["rank", "schedule", "difference [95 %]", "judge perplexity [95 %]", "entropy change [95 %]"]
     columns += ["path KL, predicted"] if has_prediction else []
+    ranks = (
+        "Ranks: the order of the estimates, which so few samples do not tell apart."
+        if result.has_few_samples
+        else "A range of ranks is a tie: none in it is told from its first, and the one behind it is; others further "
+        "down may not be."
+    )
     note = (
         f"Differences are to {result.reference}, in nats a token, and of entropy in nats; 95 % bootstrap over samples, "
-        "paired. A range of ranks is a tie: none in it is told from its first, and the one behind it is; others "
-        "further down may not be. – : of another cost, so not ranked."
+        f"paired. {ranks} – : of another cost, so not ranked."
     )
     note += f" {hidden} more schedules are in the file." if hidden > 0 else ""
     rows = tuple(_row(entry, result, has_prediction) for entry in shown)
@@ -51,9 +57,10 @@ def _table(result: SearchResult) -> TextTable:
 def _row(entry: SearchEntry, result: SearchResult, has_prediction: bool) -> tuple[str, ...]:
     is_reference = str(entry.schedule) == result.reference
     paired, dullness = entry.nll_difference, entry.entropy_difference
+    is_open = paired.within_noise and entry.num_samples >= FEW_SAMPLES
     difference = with_bounds(paired.difference, (paired.low, paired.high))
     cells = [shown_ranks(entry), short_schedule(entry.schedule)]
-    cells += ["reference" if is_reference else difference + (" within noise" if paired.within_noise else "")]
+    cells += ["reference" if is_reference else difference + (" within noise" if is_open else "")]
     cells += [with_bounds(entry.gen_ppl, entry.gen_ppl_ci95, ".1f")]
     change = with_bounds(dullness.difference, (dullness.low, dullness.high))
     cells += [f"{entry.entropy:.3f} itself" if is_reference else change]

@@ -26,6 +26,11 @@ def with_bounds(value: float, bounds: tuple[float, float] | None, form: str = "+
     return f"{value:{form}}" + ("" if bounds is None else f" [{bounds[0]:{form}}, {bounds[1]:{form}}]")
 
 
+def too_few(num_samples: int) -> str:
+    """What is said of fewer samples than `metrics.FEW_SAMPLES`, wherever schedules are compared."""
+    return f"{num_samples} samples are too few for an interval to be believed, however narrow it comes out"
+
+
 def counted(names: list[str], most: int) -> str:
     """The first `most` names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

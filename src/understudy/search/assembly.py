@@ -43,7 +43,7 @@ def assemble_entries(
             entry = replace(
                 entry,
                 rank=len(entries) + 1,
-                rank_range=ranges[name],
+                rank_range=ranges.get(name),
                 difference_to_best=measured[name].difference_to(measured[order[0]]),
                 dropped=drops.get(name),
             )
@@ -92,7 +92,10 @@ def _first_samples(plan: RevealPlan, count: int) -> RevealPlan:
 def correlate_predictions(
     entries: Sequence[SearchEntry], measured: Mapping[str, MeasuredSamples]
 ) -> Correlations | None:
-    """Correlate predicted path KL with measured NLL over the schedules of the space; None for fewer than three."""
+    """Correlate predicted path KL with measured NLL over the schedules of the space; None for fewer than three.
+
+    Without an interval where they share fewer than `metrics.FEW_SAMPLES` samples.
+    """
     known = [entry for entry in entries if "space" in entry.origins and entry.predicted_path_kl is not None]
     if len(known) < 3:  # two are in the same or in opposite order, whatever they are
         return None
@@ -105,6 +108,8 @@ def correlate_predictions(
     nlls = sums.sum(axis=1) / counts.sum(axis=1)
     resampled = metrics.resampled_means(sums) / metrics.resampled_means(counts)
     rho, tau = (correlate(measure, predicted, nlls, resampled) for measure in (spearman, kendall))
+    if shared < metrics.FEW_SAMPLES:
+        rho, tau = (replace(found, ci95=None) for found in (rho, tau))
     return Correlations(rho, tau, num_schedules=len(known), num_samples=shared)
 
 

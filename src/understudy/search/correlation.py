@@ -14,7 +14,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """A correlation in [−1, 1] with its interval; None where one side does not vary, so that there is none."""
+    """A correlation in [−1, 1] with its interval; None where one side does not vary, so that there is none.
+
+    The interval alone is None where there are too few samples for one.
+    """
 
     value: float | None
     ci95: tuple[float, float] | None

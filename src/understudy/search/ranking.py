@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from understudy import metrics
 from understudy.search.scores import MeasuredSamples
 
 
@@ -27,14 +28,24 @@ def rank_ranges(order: Sequence[str], measured: Mapping[str, MeasuredSamples]) -
     From the top: the best schedule not yet in a tie leads one, and those after it join until the first whose NLL, by
     the paired 95 % interval on the samples that both have, lies above the leader's; that one leads the next. Within
     noise is no proof of equality, and the last of one tie may be as close to the first of the next as to its leader.
+    Fewer than `metrics.FEW_SAMPLES` shared samples tell nothing apart; where the best has no more, there are no ties
+    either, and the answer is empty.
     """
+    if not order or len(measured[order[0]]) < metrics.FEW_SAMPLES:
+        return {}
     ranges: dict[str, tuple[int, int]] = {}
     start = 0
     while start < len(order):
         leader = measured[order[start]]
         end = start + 1
-        while end < len(order) and measured[order[end]].difference_to(leader).low <= 0:
+        while end < len(order) and not _is_told(measured[order[end]], leader):
             end += 1
         ranges |= dict.fromkeys(order[start:end], (start + 1, end))
         start = end
     return ranges
+
+
+def _is_told(samples: MeasuredSamples, leader: MeasuredSamples) -> bool:
+    """Whether it is worse beyond noise, on samples enough to say so."""
+    is_enough = min(len(samples), len(leader)) >= metrics.FEW_SAMPLES
+    return is_enough and samples.difference_to(leader).low > 0

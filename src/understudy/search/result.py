@@ -1,12 +1,12 @@
 """What a search found, as values and as a file."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from understudy.errors import DataError, ScheduleError
-from understudy.metrics import PairedDifference
+from understudy.metrics import FEW_SAMPLES, PairedDifference
 from understudy.schedule import ModelSchedule
 from understudy.search.correlation import RankCorrelation
 from understudy.search.halving import Drop
@@ -21,7 +21,8 @@ class SearchEntry:
 
     segments: one letter a coarse segment; None for a schedule that does not follow them. origins: how it came in, of
     "reference", "space", "plan" and "also". rank: from 1, by nll_difference; rank_range: the first and last rank of its
-    tie; both None where its cost is not that of the searched schedules. nll_difference, entropy_difference: to the
+    tie; both None where its cost is not that of the searched schedules, and rank_range too where a search has fewer
+    than `metrics.FEW_SAMPLES` samples, which tell nothing apart. nll_difference, entropy_difference: to the
     reference, paired over its num_samples samples, in nats per token and in nats; difference_to_best: of NLL, to the
     schedule of rank 1 on the samples that both have, None where it is not ranked. gen_ppl, its interval, and entropy:
     of its samples. flops: as `FlopsReport.to_dict`; nfe: passes by key over all its samples. predicted_path_kl,
@@ -50,7 +51,8 @@ class SearchEntry:
     @property
     def is_within_noise_of_best(self) -> bool:
         """Whether it is ranked, and the samples do not show it to be worse than the schedule of rank 1."""
-        return self.difference_to_best is not None and self.difference_to_best.low <= 0
+        behind = self.difference_to_best
+        return behind is not None and (self.num_samples < FEW_SAMPLES or behind.low <= 0)
 
     @property
     def is_ranked(self) -> bool:
@@ -177,6 +179,11 @@ class SearchResult:
     environment: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def has_few_samples(self) -> bool:
+        """Whether even the schedule of rank 1 has too few samples for any interval to be believed."""
+        return not self.ranked or self.ranked[0].num_samples < FEW_SAMPLES
+
+    @property
     def ranked(self) -> tuple[SearchEntry, ...]:
         """The schedules of one cost that compete, best first."""
         return tuple(entry for entry in self.entries if entry.is_ranked)
@@ -213,7 +220,7 @@ class SearchResult:
         """Inverse of `to_dict`."""
         plain = ("reference", "judge", "settings", "space", "importance", "command", "environment")
         correlations, planner = content["correlations"], content["planner"]
-        return cls(
+        found = cls(
             **{name: content[name] for name in plain},
             entries=tuple(SearchEntry.from_dict(entry) for entry in content["schedules"]),
             models=tuple(content["models"]),
@@ -221,6 +228,17 @@ class SearchResult:
             correlations=None if correlations is None else Correlations.from_dict(correlations),
             planner=None if planner is None else PlannerRank.from_dict(planner),
         )
+        return found._without_ties() if found.has_few_samples else found
+
+    def _without_ties(self) -> "SearchResult":
+        """The same without what too few samples cannot say, which older files hold all the same."""
+        entries = tuple(replace(entry, rank_range=None) for entry in self.entries)
+        planner = None if self.planner is None else replace(self.planner, rank_range=None)
+        found = self.correlations
+        if found is not None:
+            rho, tau = (replace(value, ci95=None) for value in (found.spearman, found.kendall_tau_b))
+            found = replace(found, spearman=rho, kendall_tau_b=tau)
+        return replace(self, entries=entries, planner=planner, correlations=found)
 
     def save(self, path: Path) -> None:
         """Write as JSON, whole or not at all. DataError when the disk refuses."""
@@ -229,7 +247,7 @@ class SearchResult:
     @classmethod
     def load(cls, path: str | Path) -> "SearchResult":
         """Read a file. DataError where it is missing, damaged or something else."""
-        mend = f"write one by `understudy search --output {path}`"
+        mend = "write one by `understudy search --output search.json`"
         content = read_json(Path(path), mend=mend)
         if content.get("format") != FORMAT:
             raise DataError(f"{str(path)!r} is no result of a search ({FORMAT}); {mend}")

@@ -56,5 +56,5 @@ class MeasuredSamples:
         """Mean token entropy less that of `reference`, as `difference_to`; below 0 where samples are duller."""
         shared = min(len(self), len(reference))
         changes = self.entropies[:shared] - reference.entropies[:shared]
-        low, high = metrics.percentiles(metrics.resampled_means(changes[None])[0])
+        low, high = metrics.percentiles(metrics.resampled_means(changes[None])[0], num_samples=shared)
         return PairedDifference(float(changes.mean()), low, high)

@@ -9,6 +9,7 @@ Shapes: B sequences of the global batch, b of a micro-batch, L length, m predict
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -240,5 +241,14 @@ def batches_ahead(maker: BatchMaker, steps: range, *, pin_memory: bool) -> Itera
     # A generator of its own: the loader would otherwise draw its seed from torch's global one.
     options: dict[str, Any] = {"batch_size": None, "generator": torch.Generator()}
     if pin_memory:
-        options |= {"num_workers": 1, "prefetch_factor": 4, "pin_memory": True}
+        options |= {"num_workers": 1, "prefetch_factor": 4, "pin_memory": True, "worker_init_fn": _outlive_signals}
     return iter(DataLoader(_Steps(maker, steps), **options))
+
+
+def _outlive_signals(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach a whole group of processes; the one that trains still needs batches to stop in order.
+
+    It ends its worker itself, by SIGTERM if need be: a second one is heeded.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,7 +39,8 @@ class TrainingRecord:
     """What happened since the last record, `step` optimizer steps into the run.
 
     loss: nats per token, mean over the steps since the last record; grad_norm: mean norm before clipping. Both are
-    None in the first record of a call, which says in `notes` where the run begins and what was found damaged.
+    None in the first record of a call, which says in `notes` where the run begins and what was found damaged; those of
+    the last one say so where the run was asked to stop.
     learning_rate: of the last step. tokens: positions the whole run has seen, padding included. tokens_per_second:
     since the last record, without validation, sampling and checkpoints. validation: what `validation_bound` gives,
     without `per_block`. samples: texts.
@@ -60,14 +61,16 @@ class TrainingRecord:
         return {name: value for name, value in asdict(self).items() if value is not None and name != "notes"}
 
 
-def train(config: TrainingConfig) -> Iterator[TrainingRecord]:
+def train(config: TrainingConfig, *, stop: Callable[[], bool] | None = None) -> Iterator[TrainingRecord]:
     """Train `config`'s model; every item is a record, and after the last one `config.output` is a model folder.
 
     An interrupted run (closed generator, killed process) goes on from its last checkpoint when it is called again
-    with the same settings; a finished one yields one record that says so. Every process of a distributed run drives
-    its own generator and sees the same numbers; the main one writes. Torch's global generators are only used, and
-    put back, within a step. Needs accelerate. SettingError for settings that do not fit each other, the data, or
-    the run that the folder holds; DataError for data that cannot be read; ModelError for a loss that is not finite.
+    with the same settings; a finished one yields one record that says so. `stop` is asked after every step: where it
+    gives true, a checkpoint is written and the record of that step is the last. Every process of a distributed run
+    drives its own generator and sees the same numbers; the main one writes; where one is to stop, all do. Torch's
+    global generators are only used, and put back, within a step. Needs accelerate. SettingError for settings that do
+    not fit each other, the data, or the run that the folder holds; DataError for data that cannot be read; ModelError
+    for a loss that is not finite.
 
         for record in train(TrainingConfig(data="blocks", output="heavy", steps=1000)):
             print(record.step, record.loss)
@@ -78,15 +81,18 @@ def train(config: TrainingConfig) -> Iterator[TrainingRecord]:
     if folder.is_finished():
         yield _announce(config, blocks, config.steps, (f"the run in {config.output!r} is finished",))
         return
-    yield from _Run(config, blocks, folder).records()
+    yield from _Run(config, blocks, folder, stop).records()
 
 
 class _Run:
     """One call of `train`: the prepared network and what belongs to it."""
 
-    def __init__(self, config: TrainingConfig, blocks: Blocks, folder: RunFolder) -> None:
+    def __init__(
+        self, config: TrainingConfig, blocks: Blocks, folder: RunFolder, stop: Callable[[], bool] | None
+    ) -> None:
         self.config, self.blocks, self.folder = config, blocks, folder
         self.engine = make_engine()
+        self.ballot = None if stop is None else _Ballot(stop, self.engine)
         self.device: torch.device = self.engine.device
         self.maker = BatchMaker(blocks, config, self.engine.process_index, self.engine.num_processes)
         self.validation_blocks = _validation_blocks(config, blocks)
@@ -124,17 +130,21 @@ class _Run:
         for step, batches in zip(steps, batches_ahead(self.maker, steps, pin_memory=pin), strict=True):
             self._step(step, batches, window)
             done = step + 1
-            if not _is_record_due(config, done):
+            is_stopped = done < config.steps and self.ballot is not None and self.ballot.is_stop_asked()
+            if not (is_stopped or _is_record_due(config, done)):
                 continue
             record = self._record(done, window)
             if self.engine.is_main_process:
                 self.folder.log(record.to_json())
-            if done < config.steps and self._is_checkpoint_due(done, saved_at):
+            if done < config.steps and (is_stopped or self._is_checkpoint_due(done, saved_at)):
                 self._save(done)
                 saved_at = time.monotonic()
             if done == config.steps:
                 self._save(config.steps)
                 self._write_model()
+            if is_stopped:
+                yield replace(record, notes=(f"stopped at step {done}; the run goes on from there",))
+                return
             yield record
             window.restart()
 
@@ -254,6 +264,22 @@ def make_loss(config: TrainingConfig, manifest: Any, device: torch.device) -> To
         teacher = Teacher.load(config.teacher, config, manifest, device)
         return DistillationLoss(network, teacher, manifest.mask_id, config.distillation_weight, precision)
     return TokenLoss(network, None if config.objective == "ar" else manifest.mask_id, precision)
+
+
+class _Ballot:
+    """Whether any process is asked to stop: all get the same answer, as all must take part in a checkpoint."""
+
+    def __init__(self, stop: Callable[[], bool], engine: Any) -> None:
+        self.stop = stop
+        # Between hosts, so that no vote waits for a GPU.
+        self.group = torch.distributed.new_group(backend="gloo") if engine.num_processes > 1 else None
+
+    def is_stop_asked(self) -> bool:
+        if self.group is None:
+            return self.stop()
+        votes = torch.tensor([self.stop()], dtype=torch.int32)
+        torch.distributed.all_reduce(votes, group=self.group)
+        return bool(votes.item())
 
 
 class _Window:
