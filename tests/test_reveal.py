@@ -94,3 +94,16 @@ def test_a_grid_falls_from_one(times):
 def test_a_seed_has_64_bits(seed):
     with pytest.raises(SettingError, match="seed"):
         plan_of(1, 4, 4, seed=seed)
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_a_part_of_a_plan_is_the_plan_of_its_samples(one_by_one):
+    law = LogLinear()
+    free, options = np.ones((6, 9), dtype=bool), {"seed": 3, "one_by_one": one_by_one}
+    whole = RevealPlan.draw(free, law.grid(12), law, **options)
+    part, alone = whole.part(slice(2, 5)), RevealPlan.draw(free[2:5], law.grid(12), law, first_index=2, **options)
+    for name in ("times", "reveal_step", "uniforms", *(["hits"] if one_by_one else [])):
+        assert np.array_equal(getattr(part, name), getattr(alone, name))
+    assert (part.hits is None) == (not one_by_one)
+    assert part.passes_per_sample.tolist() == whole.passes_per_sample[2:5].tolist()
+    assert whole.passes_per_sample.sum() == len(whole.events)

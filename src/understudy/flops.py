@@ -134,6 +134,11 @@ def reference_key(denoisers: Mapping[str, CostedModel], length: int) -> str:
     return max(denoisers, key=lambda key: denoisers[key].pass_flops(length).total)
 
 
+def costliest_first(denoisers: Mapping[str, CostedModel], length: int) -> list[str]:
+    """Keys of the models, from the one whose full pass costs most (`reference_key`) down."""
+    return sorted(denoisers, key=lambda key: -denoisers[key].pass_flops(length).total)
+
+
 def nominal_saved(denoisers: Mapping[str, CostedModel], schedule: ModelSchedule, length: int) -> tuple[float, float]:
     """Shares saved by N full passes, (blocks only, with head), against N passes of the reference."""
     full = {key: model.pass_flops(length) for key, model in denoisers.items()}

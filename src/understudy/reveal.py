@@ -129,6 +129,16 @@ class RevealPlan:
         firsts = np.flatnonzero(is_first)
         return Events(samples[firsts], steps[firsts], np.append(firsts, len(order)), positions)
 
+    @cached_property
+    def passes_per_sample(self) -> NDArray[np.int64]:
+        """Events of each sample (n,): the passes that it needs."""
+        return np.bincount(self.events.samples, minlength=self.num_samples)
+
+    def part(self, rows: slice) -> "RevealPlan":
+        """The plan of some of the samples; each is what it was."""
+        hits = None if self.hits is None else self.hits[rows]
+        return RevealPlan(self.times, self.reveal_step[rows], self.uniforms[rows], hits)
+
     def event_keys(self, schedule: ModelSchedule) -> NDArray[np.str_]:
         """Key of the model that makes each event (E,); the clean-up pass belongs to the last segment's model."""
         if schedule.num_steps != self.num_steps:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import DataError
+from understudy.text_runs import decode_ids
 
 GIVEN = "."  # stands in `written_by` for a token that was given, by a prefix or suffix, and not sampled
 
@@ -53,12 +54,9 @@ def documents(tokenizer: Any, token_ids: Sequence[int]) -> list[list[int]]:
 
 def sample_text(tokenizer: Any, token_ids: Sequence[int]) -> str:
     """Text of a sample without its special tokens, an empty line between documents; white space aside, as decoded."""
-
-    def decoded(ids: Sequence[int]) -> str:
-        return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-    whole = decoded(token_ids)
-    parts = [decoded([token_ids[place] for place in places]) for places in documents(tokenizer, token_ids)]
+    whole = decode_ids(tokenizer, token_ids, special=False)
+    runs = documents(tokenizer, token_ids)
+    parts = [decode_ids(tokenizer, [token_ids[place] for place in places], special=False) for places in runs]
     apart = "\n\n".join(parts)
     # Some decoders write the first token of a text otherwise than one within it.
     is_same = "".join(apart.split()) == "".join(whole.split())

@@ -18,26 +18,27 @@ class Run:
     key: str
 
 
+def decode_ids(tokenizer: Any, token_ids: Sequence[int], *, special: bool = True) -> str:
+    """Text of token ids (L,), spaces as they were given or sampled; special tokens are in it unless told otherwise."""
+    return str(tokenizer.decode(list(token_ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False))
+
+
 def written_runs(tokenizer: Any, token_ids: Sequence[int], keys: Sequence[str]) -> list[Run]:
     """Cut the text of `token_ids` (L,) into runs by the key (L,) of the model that wrote each token.
 
     The runs joined are the text as the tokenizer decodes it whole, special tokens included. A character that two models
     wrote together belongs to the one that wrote its last token.
     """
-    whole = _decode(tokenizer, token_ids)
+    whole = decode_ids(tokenizer, token_ids)
     runs, end, start = [], 0, 0
     for key, group in groupby(keys):
         end += len(list(group))
         # An unfinished character decodes to a replacement character, which the whole does not have there.
-        prefix = whole if end == len(token_ids) else _decode(tokenizer, token_ids[:end])
+        prefix = whole if end == len(token_ids) else decode_ids(tokenizer, token_ids[:end])
         stop = max(start, _agreement(prefix, whole))
         runs.append(Run(whole[start:stop], key))
         start = stop
     return _merged(runs)
-
-
-def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def _agreement(first: str, second: str) -> int:

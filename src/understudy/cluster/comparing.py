@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from understudy.cluster.parts import Arrays, FinishedParts, stretch_size
 from understudy.driving import mapped
@@ -76,14 +75,11 @@ class _Run:
         self.scoring = Scoring(task.scoring.protocol, task.scoring.judge_batch_size, task.scoring.bos_id)
         self.done: list[int] = []
         self.passes: list[int] = []
-        known: dict[int, NDArray[np.int64]] = {}
         for number, cell in enumerate(task.cells):
-            plan = cell.task.plan
-            if id(plan) not in known:
-                known[id(plan)] = np.bincount(plan.events.samples, minlength=plan.num_samples)
+            passes = cell.task.plan.passes_per_sample
             stretches = parts.stretches(number)
             self.done.append(sum(end - first for first, end in stretches))
-            self.passes.append(sum(int(known[id(plan)][first:end].sum()) for first, end in stretches))
+            self.passes.append(sum(int(passes[first:end].sum()) for first, end in stretches))
 
     def waiting(self) -> Iterator[ComparisonProgress]:
         """What is to come, cell by cell."""

@@ -71,9 +71,8 @@ class FinishedParts:
 
     def gaps(self, number: int, total: int, size: int) -> Iterator[tuple[int, int]]:
         """Stretches of samples 0 … total − 1 of a set that are missing, cut at multiples of `size`."""
-        done = sorted((first, end) for own, first, end in self._kept if own == number)
         at = 0
-        for first, end in [*done, (total, total)]:
+        for first, end in [*self.stretches(number), (total, total)]:
             while at < first:
                 cut = min(first, (at // size + 1) * size)
                 yield at, cut

@@ -91,9 +91,8 @@ def request(task: Task) -> SamplingTask:
 def part_of(task: Task, first: int, end: int) -> Task:
     """Samples first … end − 1 of a task, without models."""
     rows, whole = slice(first, end), request(task)
-    hits = None if whole.plan.hits is None else whole.plan.hits[rows]
-    plan = replace(whole.plan, reveal_step=whole.plan.reveal_step[rows], uniforms=whole.plan.uniforms[rows], hits=hits)
-    part = replace(whole, denoisers={}, template=whole.template[rows], plan=plan, indices=whole.indices[rows])
+    template, indices = whole.template[rows], whole.indices[rows]
+    part = replace(whole, denoisers={}, template=template, plan=whole.plan.part(rows), indices=indices)
     return part if isinstance(task, SamplingTask) else replace(task, request=part)
 
 
@@ -105,7 +104,7 @@ def with_models(task: Task, denoisers: Mapping[str, Denoiser]) -> Task:
 
 def _passes(task: Task, first: int, end: int) -> int:
     if isinstance(task, SamplingTask):
-        return len(part_of(task, first, end).plan.events)  # type: ignore[union-attr]
+        return int(task.plan.passes_per_sample[first:end].sum())
     return (end - first) * task.schedule.num_steps
 
 

@@ -14,6 +14,7 @@ from understudy.denoisers.model_files import model_sha256
 from understudy.denoisers.protocol import Denoiser
 from understudy.denoisers.remapped import remap
 from understudy.errors import DataError, ModelError, PairingError, PromptError
+from understudy.text_runs import decode_ids
 from understudy.tokenizer_files import load_tokenizer, tokenizer_difference
 
 PAIRED = {"begin_id": "begin token", "mask_id": "mask id", "vocab_size": "vocabulary size"}
@@ -63,7 +64,7 @@ class ModelSet:
 
     def decode(self, tokens: list[int]) -> str:
         """Text of token ids, special tokens left out; spaces stay where they were given or sampled."""
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return decode_ids(self.tokenizer, tokens, special=False)
 
 
 def load_model_set(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from understudy import metrics
 from understudy.denoisers import load_judge
 from understudy.errors import DataError, SettingError
-from understudy.text_runs import written_runs
+from understudy.text_runs import decode_ids, written_runs
 from understudy.tokenizer_files import load_tokenizer
 
 Ids: TypeAlias = NDArray[np.int64]
@@ -85,7 +85,7 @@ def published_text(row: Ids, tokenizer: Any) -> str:
     contractions go, whatever release of transformers is installed: newer ones do nothing of the kind for such
     tokenizers. Those of `understudy prepare` say false.
     """
-    text = str(tokenizer.decode(row.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    text = decode_ids(tokenizer, row.tolist())
     is_cleaned = tokenizer.init_kwargs.get("clean_up_tokenization_spaces", True)
     return str(tokenizer.clean_up_tokenization(text)) if is_cleaned else text
 

@@ -29,6 +29,7 @@ from understudy.evaluation.scores import (
     written_texts,
 )
 from understudy.evaluation.tasks import Cell, ComparisonProgress, ComparisonTask, Schedules
+from understudy.flops import costliest_first
 from understudy.metrics import PairedDifference
 from understudy.sampling import SampleResult, SamplingOptions, SamplingTask, StepRecord, sample_steps
 
@@ -139,8 +140,7 @@ def summarise_cells(
         )
         entries.append(entry)
     length = task.cells[0].task.plan.length
-    keys = sorted(task.denoisers, key=lambda key: -task.denoisers[key].pass_flops(length).total)
-    return Comparison(tuple(entries), tuple(keys), task.settings)
+    return Comparison(tuple(entries), tuple(costliest_first(task.denoisers, length)), task.settings)
 
 
 def _overlaps(
@@ -179,7 +179,7 @@ def _scores(
 
 def _sample(cell: Cell) -> Generator[ComparisonProgress, None, SampleResult]:
     """Run one task and report after each pass."""
-    remaining = np.bincount(cell.task.plan.events.samples, minlength=cell.task.plan.num_samples)
+    remaining = cell.task.plan.passes_per_sample.copy()
     total = int(remaining.sum())
 
     def report(record: StepRecord) -> ComparisonProgress:

@@ -13,6 +13,7 @@ from understudy.errors import SettingError
 from understudy.evaluation.judging import Bools, Ids, Judge, Protocol, Reading, reading_of
 from understudy.evaluation.references import ReferenceText
 from understudy.metrics import MIN_TEXTS, Tokens
+from understudy.text_runs import decode_ids
 
 REPETITION_N, OVERLAP_N = 4, 8
 PER_SAMPLE = ("nll_sums", "counts", "entropies", "repetitions", "overlaps")
@@ -206,9 +207,7 @@ def score_tokens(
 
 def written_texts(written: Sequence[Ids], tokenizer: Any) -> list[str]:
     """Text of what was sampled, special tokens left out."""
-    return [
-        tokenizer.decode(row.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False) for row in written
-    ]
+    return [decode_ids(tokenizer, row.tolist(), special=False) for row in written]
 
 
 def reference_features(judge: Judge, scoring: Scoring, *, count: int, length: int) -> NDArray[np.float64]:

@@ -109,9 +109,7 @@ class ComparisonTask:
     def part(self, first: int, last: int) -> "ComparisonTask":
         """The same for samples `first` to before `last` of every cell."""
         rows = slice(first, last)
-        plans = {
-            id(plan): _rows_of(plan, rows) for plan in (cell.task.plan for cell in self.cells)
-        }  # shared, as before
+        plans = {id(plan): plan.part(rows) for plan in (cell.task.plan for cell in self.cells)}  # shared, as before
         cells = []
         for cell in self.cells:
             task = replace(cell.task, template=cell.task.template[rows], plan=plans[id(cell.task.plan)])
@@ -183,11 +181,6 @@ def _pooled(plans: Sequence[RevealPlan]) -> RevealPlan:
         return plans[0]
     steps, uniforms = ([getattr(plan, name) for plan in plans] for name in ("reveal_step", "uniforms"))
     return RevealPlan(plans[0].times, np.concatenate(steps), np.concatenate(uniforms))
-
-
-def _rows_of(plan: RevealPlan, rows: slice) -> RevealPlan:
-    """The plan of some of the samples; each is what it was."""
-    return RevealPlan(plan.times, plan.reveal_step[rows], plan.uniforms[rows])
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from understudy import metrics
 from understudy.denoisers import Denoiser
 from understudy.errors import SettingError
 from understudy.evaluation import Judge
-from understudy.flops import reference_key
+from understudy.flops import costliest_first, reference_key
 from understudy.record_journal import RecordJournal
 from understudy.sampling import SamplingTask
 from understudy.schedule import ModelSchedule
@@ -113,8 +113,7 @@ class _Search:
         self.judge, self.settings, self.journal = judge, settings, journal
         self.left = list(candidates)
         self._finished: dict[str, list[Unit]] = {name: [] for name in candidates}
-        per_sample = np.bincount(base.plan.events.samples, minlength=base.plan.num_samples)
-        self._passes: NDArray[np.int64] = np.concatenate([[0], np.cumsum(per_sample)])
+        self._passes: NDArray[np.int64] = np.concatenate([[0], np.cumsum(base.plan.passes_per_sample)])
         self._done, self._total = 0, len(candidates) * int(self._passes[-1])
 
     @classmethod
@@ -206,7 +205,7 @@ class _Search:
             plan=plan,
             path=path,
         )
-        models = sorted(self.base.denoisers, key=lambda key: -self.base.denoisers[key].pass_flops(plan.length).total)
+        models = costliest_first(self.base.denoisers, plan.length)
         resolved = replace(self.settings, length=plan.length, noise=self.base.noise.name)
         return SearchResult(
             entries=entries,

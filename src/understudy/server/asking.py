@@ -168,9 +168,8 @@ def _schedule_text(service: Service, body: CompletionBody, model: str) -> str | 
 
 def _request(service: Service, body: CompletionBody, schedule: str | None, own: SamplingOptions) -> RunRequest:
     most = service.limits.steps
-    if body.steps is not None and body.steps > most:
-        raise AnswerError(400, f"steps is {body.steps}; this service takes at most {most}", param="steps")
     try:
+        service.limits.check_steps(body.steps)
         resolved = service.resolve(schedule, body.steps, len(own["template"]))  # type: ignore[arg-type]
     except UnderstudyError as error:
         raise problem_of(error, "steps") from error

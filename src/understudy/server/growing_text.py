@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+from understudy.text_runs import decode_ids
+
 UNFINISHED = "\ufffd"
 BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
@@ -55,7 +57,7 @@ class GrowingText:
         return self._send(text[: _held_back(text, self._stops)])
 
     def _finish(self, reason: FinishReason) -> str:
-        text = self._decode(self._ids)[self._start :]
+        text = decode_ids(self._tokenizer, self._ids, special=False)[self._start :]
         cut = self._cut(text)
         self.finish_reason = reason if cut is None else "stop"
         return self._send(text[:cut])
@@ -74,14 +76,11 @@ class GrowingText:
         end = len(self._ids)
         while end and self._is_open(self._ids[end - 1]):
             end -= 1
-        return self._decode(self._ids[:end]).rstrip(UNFINISHED)
+        return decode_ids(self._tokenizer, self._ids[:end], special=False).rstrip(UNFINISHED)
 
     def _is_open(self, token: int) -> bool:
         """Whether a token may belong to a character that goes on: a single byte, or what is left out of a text."""
         return token in self._special or bool(BYTE_TOKEN.fullmatch(str(self._tokenizer.convert_ids_to_tokens(token))))
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _held_back(text: str, stops: Iterable[str]) -> int:

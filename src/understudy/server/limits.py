@@ -51,6 +51,10 @@ class ServerLimits:
         known = [self.length, *(model.max_length for model in denoisers.values())]
         return min((length for length in known if length is not None), default=DEFAULT_LENGTH)
 
+    def check_steps(self, steps: int | None) -> None:
+        """Raise SettingError for more steps than a schedule may have."""
+        _check("steps", steps, self.steps)
+
     def check(self, request: "RunRequest", denoisers: Mapping[str, Denoiser]) -> None:
         """Raise SettingError where a request asks for too much: before anything of that size is made.
 
@@ -58,11 +62,11 @@ class ServerLimits:
         """
         options = request.options
         _check("num_samples", options.get("num_samples", 1), self.samples)
-        _check("steps", options.get("steps"), self.steps)
+        self.check_steps(options.get("steps"))
         schedule = request.schedule
         if isinstance(schedule, str):
             schedule = ModelSchedule.parse(schedule, options.get("steps"))
-        _check("steps", None if schedule is None else schedule.num_steps, self.steps)
+        self.check_steps(None if schedule is None else schedule.num_steps)
         longest = self.max_length(denoisers)
         _check("length", options.get("length"), longest)
         if (template := options.get("template")) is not None:

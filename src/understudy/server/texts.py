@@ -5,6 +5,8 @@ Shapes: V vocabulary.
 
 from typing import Any
 
+from understudy.text_runs import decode_ids
+
 
 class TokenTexts:
     """Text of single tokens as they read after another word: with the space that they begin with, or without.
@@ -26,8 +28,5 @@ class TokenTexts:
         return self._known[token]
 
     def _text(self, token: int) -> str:
-        before, both = self._decode(self._before), self._decode([*self._before, token])
-        return both[len(before) :] if both.startswith(before) else self._decode([token])
-
-    def _decode(self, tokens: list[int]) -> str:
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        before, both = (decode_ids(self._tokenizer, ids) for ids in (self._before, [*self._before, token]))
+        return both[len(before) :] if both.startswith(before) else decode_ids(self._tokenizer, [token])

@@ -75,8 +75,7 @@ class DraftReader:
 
     def _schedule(self, text: str, steps: int, template: NDArray[np.int64] | None) -> dict[str, Any]:
         try:
-            if steps > self.limits.steps:
-                raise SettingError(f"steps is {steps}; this service takes at most {self.limits.steps}")
+            self.limits.check_steps(steps)
             chosen = read_schedule(text, steps, self.models.denoisers)
             # One token long: whatever is wrong with the schedule shows, and next to nothing is drawn.
             task = SamplingTask.create(self.models.denoisers, chosen, length=1)

@@ -4,10 +4,9 @@ Shapes: L length.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from understudy.denoisers.model_set import ModelSet
-from understudy.text_runs import written_runs
+from understudy.text_runs import decode_ids, written_runs
 
 HALF = "\N{REPLACEMENT CHARACTER}"  # what a token of half a character decodes to
 
@@ -18,10 +17,10 @@ def token_pieces(models: ModelSet, tokens: Sequence[int]) -> list[str]:
     A character that several tokens share goes to the last of them; the others get an empty piece. Special tokens are
     pieces like all others, so that a page can say where they are.
     """
-    alone = [_decode(models.tokenizer, [token]) for token in tokens]
+    alone = [decode_ids(models.tokenizer, [token]) for token in tokens]
     # Decoding every prefix is quadratic; where no token is half a character, and none writes a space of its own, the
     # tokens decode one by one.
-    if not any(HALF in piece for piece in alone) and "".join(alone) == _decode(models.tokenizer, tokens):
+    if not any(HALF in piece for piece in alone) and "".join(alone) == decode_ids(models.tokenizer, tokens):
         return alone
     runs = written_runs(models.tokenizer, tokens, [str(place) for place in range(len(tokens))])
     pieces = [""] * len(tokens)
@@ -44,7 +43,3 @@ def template_pieces(models: ModelSet, tokens: Sequence[int], mask_id: int) -> li
 def special_ids(models: ModelSet) -> list[int]:
     """Tokens that stand for no characters: ends of documents, padding, the mask."""
     return sorted({int(token) for token in models.tokenizer.all_special_ids})
-
-
-def _decode(tokenizer: Any, tokens: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from understudy.errors import SettingError
-from understudy.flops import reference_key
+from understudy.flops import costliest_first
 from understudy.importance import Importance
 from understudy.server.app import requires_key
 from understudy.server.engine import Engine
@@ -81,16 +81,15 @@ class _Studio:
         """All that the page needs to know before anything is typed."""
         models, limits = self.engine.models, self.engine.limits
         longest = limits.max_length(models.denoisers)
-        reference = reference_key(models.denoisers, longest)
-        order = sorted(models.denoisers, key=lambda key: -models.denoisers[key].pass_flops(longest).total)
+        order = costliest_first(models.denoisers, longest)
         return {
             "models": [self._model(key, longest) for key in order],
-            "reference": reference,
+            "reference": order[0],
             "max_length": longest,
             "special": special_ids(models),
             "limits": {"steps": limits.steps, "samples": limits.samples, "seconds": limits.seconds},
             "defaults": {"steps": min(STEPS, limits.steps), "new_tokens": min(NEW_TOKENS, longest)},
-            "presets": [preset.to_dict() for preset in presets(reference, tuple(order[1:]))],
+            "presets": [preset.to_dict() for preset in presets(order[0], tuple(order[1:]))],
             "importance": None if self.knowledge is None else self.knowledge.curves(),
             "has_frontier": self.knowledge is not None and self.knowledge.can_plan,
         }
@@ -111,8 +110,7 @@ class _Studio:
     def start(self, body: RunBody) -> RunRequest:
         """From the fields of the page to a request."""
         template = template_of(self.engine.models, body.text, body.new_tokens)
-        if body.steps > self.engine.limits.steps:
-            raise SettingError(f"steps is {body.steps}; this service takes at most {self.engine.limits.steps}")
+        self.engine.limits.check_steps(body.steps)
         return RunRequest(
             read_schedule(body.schedule, body.steps, self.engine.models.denoisers),
             {
