@@ -250,31 +250,7 @@ def gap_of_the_pair():
     )
 
 
-def healed_light_models():
-    models = results("make-light-h100.json")["models"]
-    bound = {name: f"{found['validation']['bound']:.3f}" for name, found in models.items() if "validation" in found}
-    original = models["original"]["held_out_bound"][0]
-    assert models["imitate-1"]["tokens"] == models["scratch"]["tokens"] == models["hand"]["tokens"]
-    return (
-        f"Healed for {models['imitate-1']['steps']:,} steps ({models['imitate-1']['tokens'] / 1e6:.0f} M tokens, "
-        "`results/make-light-h100.json`), four blocks of the bundled heavy reach a held-out bound of "
-        f"{bound['imitate-1']} nats a token by KL alone, {bound['imitate-0.5']} with data loss for half of it, "
-        f"{bound['imitate-0']} by data loss alone; from random weights it is {bound['scratch']} after as many tokens, "
-        f"and {original:.3f} after ten times as many"
-    )
-
-
-def test_measured_blocks_are_worse_once_healed():
-    models, log = results("make-light-h100.json")["models"], words(ROOT / "docs/log.md")
-    assert (models["imitate-1"]["kept"], models["hand"]["kept"]) == ([0, 2, 5, 9], [0, 3, 6, 9])
-    kl = [f"{models[name]['kl_before_healing']['mean']:.2f}" for name in ("imitate-1", "hand")]
-    bounds = [f"{models[name]['validation']['bound']:.3f}" for name in ("imitate-1", "hand")]
-    assert f"lose {kl[0]} nats of KL, the evenly spaced 0, 3, 6, 9 lose {kl[1]}" in log
-    assert f"held-out bounds of {bounds[0]} and {bounds[1]}" in log
-
-
 STATEMENTS = {
-    "make-light-h100.json": (ROOT / "docs/decisions.md", healed_light_models),
     "demo-cpu.json": (README, demonstration),
     "flops-paper.json": (README, paper_row),
     "lazy-vs-plain-cpu.json": (README, lazy_and_plain),
