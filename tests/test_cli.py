@@ -198,6 +198,16 @@ def test_plain_output_has_headings_and_every_figure(sample):
     assert "Who wrote what" not in shown.out
 
 
+def test_the_screen_shows_few_of_many_samples_that_a_file_holds(sample, tmp_path):
+    shown = sample("--schedule", "L2,H4,L2", "-n", 10, "--length", 8, "--output", "out.jsonl").out
+    assert "sample 7" in shown
+    assert "sample 8" not in shown
+    assert "and 2 more" in shown
+    assert len((tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()) == 10
+    assert "sample 9" in sample("--schedule", "L2,H4,L2", "-n", 10, "--length", 8).out
+
+
+
 def test_text_in_a_pipe_is_not_broken_into_lines(sample, monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     long = "the cat sat on the mat, the dog sat on"

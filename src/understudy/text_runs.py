@@ -4,10 +4,12 @@ A character can be spread over several tokens (byte-level pieces), which no sing
 where the decoded prefixes of its tokens agree with the whole, never decoded token by token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,37 @@ def written_runs(tokenizer: Any, token_ids: Sequence[int], keys: Sequence[str]) 
     wrote together belongs to the one that wrote its last token.
     """
     whole = decode_ids(tokenizer, token_ids)
-    runs, end, start = [], 0, 0
-    for key, group in groupby(keys):
-        end += len(list(group))
-        # An unfinished character decodes to a replacement character, which the whole does not have there.
-        prefix = whole if end == len(token_ids) else decode_ids(tokenizer, token_ids[:end])
-        stop = max(start, _agreement(prefix, whole))
-        runs.append(Run(whole[start:stop], key))
-        start = stop
+    groups = [(key, len(list(group))) for key, group in groupby(keys)]
+    ends = accumulate(size for _, size in groups)
+    runs, start = [], 0
+    for (key, _), stop in zip(groups, _stops(tokenizer, token_ids, whole, ends), strict=True):
+        runs.append(Run(whole[start : max(start, stop)], key))
+        start = max(start, stop)
     return _merged(runs)
+
+
+def _stops(tokenizer: Any, token_ids: Sequence[int], whole: str, ends: Iterable[int]) -> Iterator[int]:
+    """Characters of `whole` that are those of the first tokens, for each number of tokens in `ends`, which ascend.
+
+    That is where the decoded prefix and the whole part. A long text has a thousand ends, so a prefix is decoded from the
+    last place but one where both agreed, and from the first token only where that does not go on as it began.
+    """
+    first, agreed, known, stop = 0, 0, "", 0  # tokens[first:agreed] decode to `known`, tokens[:agreed] to whole[:stop]
+    for end in ends:
+        if end == len(token_ids):
+            yield len(whole)
+            continue
+        # An unfinished character decodes to a replacement character, which the whole does not have there.
+        text = decode_ids(tokenizer, token_ids[first:end])
+        tail = text[len(known) :]
+        shared = _agreement(tail, whole[stop : stop + len(tail)])
+        if not text.startswith(known) or tail[shared:].strip(REPLACEMENT):
+            yield _agreement(decode_ids(tokenizer, token_ids[:end]), whole)
+            continue
+        yield stop + shared
+        if shared == len(tail) and not tail.endswith(REPLACEMENT):
+            first, agreed, stop = agreed, end, stop + shared
+            known = decode_ids(tokenizer, token_ids[first:agreed])
 
 
 def _agreement(first: str, second: str) -> int:

@@ -91,7 +91,10 @@ Threshold = Annotated[
         "--threshold", help="With low_confidence or margin: a pass reveals all tokens whose score reaches it."
     ),
 ]
-Output = Annotated[Path | None, typer.Option("--output", metavar="FILE.jsonl", help="Write one JSON object a sample.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", metavar="FILE.jsonl", help="Write one JSON object a sample; the screen then shows eight."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
@@ -99,6 +102,7 @@ OPTIONS = (
     *("steps", "batch_size", "seed", "noise", "temperature", "top_p"),
     *("decoding", "block_length", "threshold"),
 )
+SHOWN_BESIDE_A_FILE = 8  # samples on the screen where a file holds them all
 NOTHING_KEPT = "nothing is kept, since samples are written when all are there; --ray keeps finished parts"
 DRAWN = (
     *("seed", "temperature", "top_p", "decoding", "block_length", "threshold"),
@@ -265,9 +269,10 @@ def _deliver(
         bare = [{name: sample[name] for name in ("text", "token_ids")} for sample in found]
         typer.echo(json.dumps({**whole, **settings, "samples": bare}, ensure_ascii=False))
         return
+    most = None if given["output"] is None else SHOWN_BESIDE_A_FILE
     for result, places in zip(results, indices, strict=True):
         output = given["output"] if result is results[-1] else None
-        show_result(Console(), result, models, places, settings, output=output)
+        show_result(Console(), result, models, places, settings, output=output, most=most)
 
 
 def _samples(

@@ -71,10 +71,11 @@ def show_result(
     settings: Mapping[str, Any],
     *,
     output: Path | None,
+    most: int | None = None,
 ) -> None:
     """Print every sample under its index, an empty line between its documents, then schedule, passes and FLOPs.
 
-    settings: `seed`, `decoding` and `threshold`.
+    settings: `seed`, `decoding` and `threshold`. most: samples that are printed; the rest are only counted.
     """
     from understudy.report.authorship import model_colours
     from understudy.saved_samples import documents
@@ -83,7 +84,9 @@ def show_result(
     written_by = result.written_by()
     if console.is_terminal and len(colours) > 1:
         console.print(legend(colours, with_given=bool((written_by == "").any())))
-    for index, tokens, keys in zip(indices, result.tokens.tolist(), written_by.tolist(), strict=True):
+    for index, tokens, keys in zip(
+        indices[:most], result.tokens[:most].tolist(), written_by[:most].tolist(), strict=True
+    ):
         texts = [
             written_text(models.tokenizer, [tokens[i] for i in places], [keys[i] for i in places], colours)
             for places in documents(models.tokenizer, tokens)
@@ -91,6 +94,8 @@ def show_result(
         console.rule(f"sample {index}", style="dim")
         # Lines are broken for the eye only: what goes to a file or another program stays as it was sampled.
         console.print(Text("\n\n").join(texts), soft_wrap=not console.is_terminal)
+    if most is not None and len(indices) > most:
+        console.rule(f"and {len(indices) - most:,} more", style="dim")
     console.rule(style="dim")
     console.print(_summary(result, settings, output))
 
