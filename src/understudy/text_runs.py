@@ -44,8 +44,8 @@ def written_runs(tokenizer: Any, token_ids: Sequence[int], keys: Sequence[str]) 
 def _stops(tokenizer: Any, token_ids: Sequence[int], whole: str, ends: Iterable[int]) -> Iterator[int]:
     """Characters of `whole` that are those of the first tokens, for each number of tokens in `ends`, which ascend.
 
-    That is where the decoded prefix and the whole part. A long text has a thousand ends, so a prefix is decoded from the
-    last place but one where both agreed, and from the first token only where that does not go on as it began.
+    That is where the decoded prefix and the whole part. A long text has a thousand ends, so a prefix is decoded from
+    the last place but one where both agreed, and from the first token only where that does not go on as it began.
     """
     first, agreed, known, stop = 0, 0, "", 0  # tokens[first:agreed] decode to `known`, tokens[:agreed] to whole[:stop]
     for end in ends:
