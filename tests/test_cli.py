@@ -207,7 +207,6 @@ def test_the_screen_shows_few_of_many_samples_that_a_file_holds(sample, tmp_path
     assert "sample 9" in sample("--schedule", "L2,H4,L2", "-n", 10, "--length", 8).out
 
 
-
 def test_text_in_a_pipe_is_not_broken_into_lines(sample, monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     long = "the cat sat on the mat, the dog sat on"

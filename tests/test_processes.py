@@ -42,11 +42,18 @@ def test_more_processes_than_samples():
 
 
 @pytest.mark.slow
-def test_two_processes_report_what_one_does(tmp_path):
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ("--seed", 0, "--seed", 1, "--temperature", 0.7, "--temperature", 1),
+        ("--seed", 3, "--decoding", "low_confidence", "--threshold", 0.005),
+    ],
+)
+def test_two_processes_report_what_one_does(tmp_path, rule):
     stage = save_stage(tmp_path / "stage", TOKENIZER)
     models = ("--heavy", stage["heavy"], "--light", stage["light"], "--judge", stage["judge"], "--device", "cpu")
-    options = ("--schedule", "H8", "--schedule", "L2,H4,L2", "--length", 14, "-n", 5, "--seed", 0, "--seed", 1)
-    arguments = ["evaluate", *models, *options, "--temperature", 0.7, "--temperature", 1, "--per-sample", "--json"]
+    options = ("--schedule", "H8", "--schedule", "L2,H4,L2", "--length", 14, "-n", 5)
+    arguments = ["evaluate", *models, *options, *rule, "--per-sample", "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
     launches = {
         1: [sys.executable, "-m"],
@@ -64,5 +71,6 @@ def test_two_processes_report_what_one_does(tmp_path):
         assert one["nll_sums"] == pytest.approx(two["nll_sums"], rel=1e-5)
         assert one["gen_ppl"] == pytest.approx(two["gen_ppl"], rel=1e-5)
         assert one["gen_ppl_ci95"] == pytest.approx(two["gen_ppl_ci95"], rel=1e-5)
-        for name in ("counts", "entropies", "repetitions", "distinct_2", "nfe", "flops", "num_samples", "seeds"):
+        for name in ("counts", "entropies", "repetitions", "distinct_2", "nfe", "num_samples", "seeds"):
             assert one[name] == two[name], name
+        assert one["flops"] == pytest.approx(two["flops"], rel=1e-12)

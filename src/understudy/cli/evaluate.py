@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from understudy.cli import evaluate_options as opt
 from understudy.cli.comparison_view import drive, show_tables
+from understudy.cli.decoding_options import BlockLength, Decoding, Threshold
 from understudy.cli.interrupts import keeping
 from understudy.cli.models import (
     Device,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from understudy.cluster import FinishedParts, RayWorkforce
     from understudy.denoisers.model_set import ModelSet
     from understudy.evaluation import Comparison, ComparisonTask, Judge, Processes, SampleScores, Scoring
+    from understudy.sampling import DecodingOptions
     from understudy.saved_samples import SavedSamples
 
 
@@ -65,6 +67,9 @@ def evaluate_command(
     temperature: opt.Temperatures = None,
     top_p: opt.TopP = 1.0,
     noise: opt.Noise = None,
+    decoding: Decoding = "ancestral",
+    block_length: BlockLength = None,
+    threshold: Threshold = None,
     prefix: opt.Prefix = None,
     prefixes: opt.Prefixes = None,
     prefix_length: opt.PrefixLength = None,
@@ -99,8 +104,13 @@ def evaluate_command(
         _compare(given)
 
 
+SAMPLED = (
+    *("steps", "length", "num_samples", "batch_size", "top_p", "noise"),
+    *("decoding", "block_length", "threshold"),
+)
 FOR_SCHEDULES = (
     *("heavy", "light", "model", "steps", "length", "seed", "temperature", "noise"),
+    *("decoding", "block_length", "threshold"),
     *("prefix", "prefixes", "prefix_length", "ray", "ray_workers"),
 )
 
@@ -109,7 +119,8 @@ def _check(given: dict[str, Any]) -> None:
     """Refuse what makes no sense, before anything is loaded."""
     if (given["samples"] is None) == (not given["schedule"]):
         raise SettingError("give either --samples FILE or one --schedule or more")
-    if given["samples"] is not None and (unused := _named(given, FOR_SCHEDULES)):
+    sampling = {**given, "decoding": given["decoding"] != "ancestral"}
+    if given["samples"] is not None and (unused := _named(sampling, FOR_SCHEDULES)):
         raise SettingError(f"{unused} samples anew and --samples reads a file; leave one of them out")
     if given["retokenize"] and given["protocol"] == "published":
         raise SettingError("--retokenize and --protocol published are two ways to score; give one of them")
@@ -260,7 +271,7 @@ def _task(
         seeds=given["seed"],
         scoring=scoring,
         tokenizer=models.tokenizer,
-        **{name: given[name] for name in ("steps", "length", "num_samples", "batch_size", "top_p", "noise")},
+        **cast("DecodingOptions", {name: given[name] for name in SAMPLED}),
         **_given_tokens(given, models),
     )
 
@@ -297,7 +308,7 @@ def _parts(given: dict[str, Any], models: "ModelSet", task: "ComparisonTask") ->
     job = {
         "cells": cells,
         **settings,
-        "template": task.cells[0].task.template,
+        "template": task.cells[0].template,
         "judge_batch": given["judge_batch_size"],
         "tokenizer": tokenizer_sha256(models.tokenizer),  # which the judge may read texts by
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.console import Console
 
+from understudy.cli.decoding_options import BlockLength, Decoding, Threshold
 from understudy.cli.interrupts import keeping
 from understudy.cli.models import (
     Device,
@@ -72,24 +73,6 @@ Temperature = Annotated[float, typer.Option("--temperature", help="Divides the l
 TopP = Annotated[float, typer.Option("--top-p", help="Nucleus: likeliest tokens of this mass in all; 1 keeps all.")]
 Noise = Annotated[
     str | None, typer.Option("--noise", help="Noise schedule: loglinear or cosine. Default: that of training.")
-]
-Decoding = Annotated[
-    str,
-    typer.Option(
-        "--decoding",
-        metavar="RULE",
-        help="Who is revealed next: ancestral, first_hitting, random, low_confidence, margin or entropy.",
-    ),
-]
-BlockLength = Annotated[
-    int | None,
-    typer.Option("--block-length", help="With the last four rules: finish so many tokens before the next block."),
-]
-Threshold = Annotated[
-    float | None,
-    typer.Option(
-        "--threshold", help="With low_confidence or margin: a pass reveals all tokens whose score reaches it."
-    ),
 ]
 Output = Annotated[
     Path | None,
@@ -240,9 +223,9 @@ def _parts(
     tasks: "list[SamplingTask | ConfidenceTask]", models: "ModelSet", settings: dict[str, Any], given: dict[str, Any]
 ) -> "FinishedParts":
     """Where finished samples are kept, told what they depend on."""
-    from understudy.cluster.sampling import request
+    from understudy.sampling import request_of
 
-    templates = [request(task).template for task in tasks]
+    templates = [request_of(task).template for task in tasks]
     job = {**settings, "schedule": str(tasks[0].schedule), "templates": templates}
     return finished_parts(given, models, job)
 

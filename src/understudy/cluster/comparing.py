@@ -13,10 +13,12 @@ import numpy as np
 import torch
 
 from understudy.cluster.parts import Arrays, FinishedParts, stretch_size
+from understudy.cluster.sampling import with_models
 from understudy.driving import mapped
 from understudy.evaluation import Comparison, ComparisonProgress, ComparisonTask, Scoring
 from understudy.evaluation.running import SampledCell, sample_cells, summarise_cells
 from understudy.evaluation.tasks import Cell
+from understudy.sampling import Chosen, passes_of, request_of
 from understudy.work import Finished, Tools, Workforce
 
 
@@ -28,8 +30,8 @@ class JudgedStretch:
     scoring: Scoring
 
     def run(self, tools: Tools) -> Generator[int, None, Arrays]:
-        """Yields passes; gives tokens (n, L), nll_sums (n,), counts (n,) and seconds (1,)."""
-        cell = replace(self.cell, task=replace(self.cell.task, denoisers=tools.denoisers))
+        """Yields passes; gives tokens (n, L), nll_sums (n,), counts (n,), seconds (1,); and what no plan knows."""
+        cell = replace(self.cell, task=with_models(self.cell.task, tools.denoisers))
         task = ComparisonTask(tools.denoisers, (cell,), (0,), tools.judge, self.scoring, tools.tokenizer, {})
         before = 0
 
@@ -40,7 +42,13 @@ class JudgedStretch:
 
         (done,) = yield from mapped(sample_cells(task), further)
         tokens = done.tokens.numpy().astype(np.int32)
-        return {"tokens": tokens, "nll_sums": done.nll_sums, "counts": done.counts, "seconds": np.array([done.seconds])}
+        own: Arrays = {
+            "tokens": tokens,
+            "nll_sums": done.nll_sums,
+            "counts": done.counts,
+            "seconds": np.array([done.seconds]),
+        }
+        return own if done.chosen is None else own | done.chosen.arrays()
 
 
 def compare_on_cluster(
@@ -56,7 +64,7 @@ def compare_on_cluster(
     yield from run.waiting()
     size = stretch_size(
         [task.num_samples] * len(task.cells),
-        task.cells[0].task.batch_size,
+        request_of(task.cells[0].task).batch_size,
         len(workforce),
         multiple=task.scoring.judge_batch_size,
     )
@@ -76,10 +84,9 @@ class _Run:
         self.done: list[int] = []
         self.passes: list[int] = []
         for number, cell in enumerate(task.cells):
-            passes = cell.task.plan.passes_per_sample
             stretches = parts.stretches(number)
             self.done.append(sum(end - first for first, end in stretches))
-            self.passes.append(sum(int(passes[first:end].sum()) for first, end in stretches))
+            self.passes.append(sum(passes_of(cell.task, first, end) for first, end in stretches))
 
     def waiting(self) -> Iterator[ComparisonProgress]:
         """What is to come, cell by cell."""
@@ -99,7 +106,7 @@ class _Run:
     def work(self, number: int, first: int, end: int) -> JudgedStretch:
         """A stretch, ready to travel."""
         cell = self.task.part(first, end).cells[number]
-        return JudgedStretch(replace(cell, task=replace(cell.task, denoisers={}, indices=())), self.scoring)
+        return JudgedStretch(replace(cell, task=with_models(cell.task, {})), self.scoring)
 
     def advance(self, number: int, passes: int) -> ComparisonProgress:
         """A cell is so much further."""
@@ -118,7 +125,8 @@ class _Run:
         for number in range(len(self.task.cells)):
             own = self.parts.joined(number)
             tokens = torch.from_numpy(own["tokens"].astype(np.int64))
-            found.append(SampledCell(tokens, own["nll_sums"], own["counts"], float(own["seconds"].sum())))
+            figures = own["nll_sums"], own["counts"], float(own["seconds"].sum())
+            found.append(SampledCell(tokens, *figures, Chosen.from_arrays(own)))
         return found
 
     def _record(self, number: int, stage: Any) -> ComparisonProgress:

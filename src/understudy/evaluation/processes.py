@@ -17,6 +17,7 @@ from understudy.errors import SettingError
 from understudy.evaluation.comparison import Comparison
 from understudy.evaluation.running import SampledCell, sample_cells, summarise_cells
 from understudy.evaluation.tasks import ComparisonProgress, ComparisonTask
+from understudy.sampling import Chosen
 
 
 @dataclass(frozen=True)
@@ -93,5 +94,16 @@ def _gathered(processes: Processes, own: Sequence[SampledCell], total: int) -> l
         tokens = processes.gather(cell.tokens.numpy(), total)
         sums, counts = processes.gather(cell.nll_sums, total), processes.gather(cell.counts, total)
         seconds = processes.gather(np.full((len(cell.counts), 1), cell.seconds), total)
-        found.append(SampledCell(torch.from_numpy(tokens), sums, counts, float(seconds.max())))
+        chosen = None if cell.chosen is None else _chosen(processes, cell.chosen, total)
+        found.append(SampledCell(torch.from_numpy(tokens), sums, counts, float(seconds.max()), chosen))
     return found
+
+
+def _chosen(processes: Processes, own: Chosen, total: int) -> Chosen:
+    """What the runs of all processes tell; their costs, which have no row for each sample, stand in the first rows."""
+    costs = []
+    for values in (own.passes, own.flops):
+        rows = np.zeros((len(own.reveal_step), values.shape[1]), dtype=values.dtype)
+        rows[0] = values.sum(axis=0)
+        costs.append(processes.gather(rows, total))
+    return Chosen(processes.gather(own.reveal_step, total), *costs)

@@ -31,19 +31,32 @@ from understudy.evaluation.scores import (
 from understudy.evaluation.tasks import Cell, ComparisonProgress, ComparisonTask, Schedules
 from understudy.flops import costliest_first
 from understudy.metrics import PairedDifference
-from understudy.sampling import SampleResult, SamplingOptions, SamplingTask, StepRecord, sample_steps
+from understudy.sampling import (
+    Chosen,
+    ConfidenceTask,
+    DecodingOptions,
+    DecodingTask,
+    SampleResult,
+    StepRecord,
+    decode_steps,
+    sample_steps,
+)
 
 Floats: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class SampledCell:
-    """Tokens int64 (n·S, L), NLL sums and counts (n·S,) of a cell, and the seconds that sampling took."""
+    """Tokens int64 (n·S, L), NLL sums and counts (n·S,) of a cell, and the seconds that sampling took.
+
+    chosen: what the run of a rule that chooses by confidence tells; None where the plan knows it.
+    """
 
     tokens: torch.Tensor
     nll_sums: NDArray[np.float64]
     counts: NDArray[np.int64]
     seconds: float
+    chosen: Chosen | None = None
 
 
 def compare_schedules(
@@ -56,19 +69,20 @@ def compare_schedules(
     judge_batch_size: int | None = None,
     scoring: Scoring | None = None,
     tokenizer: Any = None,
-    **options: Unpack[SamplingOptions],
+    **options: Unpack[DecodingOptions],
 ) -> Generator[ComparisonProgress, None, Comparison]:
     """Sample every schedule at every temperature and score it; the generator's return value is the comparison.
 
-    schedules: by name, or a list that names itself; the first is the reference. options: those of
-    `SamplingTask.create`, the same for all. temperatures, seeds: several, instead of the one among the options; the
-    samples of all seeds, `num_samples` of each, are pooled; a template of several rows then has one for every sample of
-    all seeds, seed by seed. scoring: protocol and further metrics; judge_batch_size is a short way to that of
-    `Scoring`. tokenizer: what reads the models' ids; the judge's unless given. Tokens given by a prefix, suffix or
-    template are context to the judge and are not scored. All requests are checked before any model runs; the first
-    records, one for each cell, say what is to come. The caller drives: stop early by not asking for more.
+    schedules: by name, or a list that names itself; the first is the reference. options: those of `decoding_task`, the
+    same for all. temperatures, seeds: several, instead of the one among the options; the samples of all seeds,
+    `num_samples` of each, are pooled; a template of several rows then has one for every sample of all seeds, seed by
+    seed. Rules that choose positions by confidence take one seed. scoring: protocol and further metrics;
+    judge_batch_size is a short way to that of `Scoring`. tokenizer: what reads the models' ids; the judge's unless
+    given. Tokens given by a prefix, suffix or template are context to the judge and are not scored. All requests are
+    checked before any model runs; the first records, one for each cell, say what is to come. The caller drives: stop
+    early by not asking for more.
 
-    Raises the errors of `SamplingTask.create`, `metrics.token_nlls` and the metrics that are asked for; SettingError
+    Raises the errors of `decoding_task`, `metrics.token_nlls` and the metrics that are asked for; SettingError
     for schedules of the same name.
     """
     scoring = Scoring() if scoring is None else scoring
@@ -96,19 +110,21 @@ def run_comparison(task: ComparisonTask) -> Generator[ComparisonProgress, None, 
 def sample_cells(task: ComparisonTask) -> Generator[ComparisonProgress, None, list[SampledCell]]:
     """Sample and judge every cell; the first records, one for each, say what is to come."""
     for cell in task.cells:
-        yield cell.progress("waiting", open_samples=cell.task.plan.num_samples, passes=0)
+        yield cell.progress("waiting", open_samples=task.num_samples, passes=0)
     sampled = []
     for cell in task.cells:
         result = yield from _sample(cell)
-        yield cell.progress("judging")
-        judged = _judge(task, result)
-        sampled.append(SampledCell(result.tokens, judged.nll_sums, judged.counts, result.seconds))
-        yield cell.progress("done")
+        passes = sum(result.nfe.values())
+        yield cell.progress("judging", passes=passes)
+        judged = _judge(task, cell, result)
+        chosen = Chosen.of(result) if isinstance(cell.task, ConfidenceTask) else None
+        sampled.append(SampledCell(result.tokens, judged.nll_sums, judged.counts, result.seconds, chosen))
+        yield cell.progress("done", passes=passes)
     return sampled
 
 
-def _judge(task: ComparisonTask, result: SampleResult) -> JudgedSamples:
-    rows, free = metrics.sample_rows(result.tokens), result.reveal_step >= 0
+def _judge(task: ComparisonTask, cell: Cell, result: SampleResult) -> JudgedSamples:
+    rows, free = metrics.sample_rows(result.tokens), cell.free
     reading = reading_of(task.judge, rows, free, protocol=task.scoring.protocol, tokenizer=task.tokenizer)
     return judge_samples(task.judge, rows, free, reading, task.scoring)
 
@@ -118,43 +134,43 @@ def summarise_cells(
 ) -> Generator[ComparisonProgress, None, Comparison]:
     """Turn what was sampled into figures, and compare."""
     judged = [
-        JudgedSamples(metrics.sample_rows(done.tokens), cell.task.plan.reveal_step >= 0, done.nll_sums, done.counts)
+        JudgedSamples(metrics.sample_rows(done.tokens), cell.free, done.nll_sums, done.counts)
         for cell, done in zip(task.cells, sampled, strict=True)
     ]
-    overlaps = yield from _overlaps(task, judged)
+    results = [_result(cell.task, done) for cell, done in zip(task.cells, sampled, strict=True)]
+    overlaps = yield from _overlaps(task, judged, sum(results[-1].nfe.values()))
     scores = _scores(task, judged, overlaps)
     first = [own for cell, own in zip(task.cells, scores, strict=True) if cell.name == task.cells[0].name]
     by_temperature = dict(zip(dict.fromkeys(cell.temperature for cell in task.cells), first, strict=True))
     entries = []
-    for cell, done, own in zip(task.cells, sampled, scores, strict=True):
+    for cell, result, own in zip(task.cells, results, scores, strict=True):
         reference = by_temperature[cell.temperature]
         entry = ScheduleEvaluation(
             name=cell.name,
             label=cell.label,
             temperature=cell.temperature,
-            result=_result(cell.task, done),
+            result=result,
             scores=own,
             nll_difference=paired_difference(reference, own),
             by_seed=_by_seed(task.seeds, reference, own),
             frontier_difference=None if own is reference else frontier_difference(first, own),
         )
         entries.append(entry)
-    length = task.cells[0].task.plan.length
-    return Comparison(tuple(entries), tuple(costliest_first(task.denoisers, length)), task.settings)
+    return Comparison(tuple(entries), tuple(costliest_first(task.denoisers, task.length)), task.settings)
 
 
 def _overlaps(
-    task: ComparisonTask, judged: Sequence[JudgedSamples]
+    task: ComparisonTask, judged: Sequence[JudgedSamples], passes: int
 ) -> Generator[ComparisonProgress, None, list[NDArray[np.float64]] | None]:
-    """Overlap of every cell, by one look through the training text."""
+    """Overlap of every cell, by one look through the training text. passes: that the last cell made."""
     references = task.scoring.references
     if references is None:
         return None
     search = metrics.OverlapSearch([row for cell in judged for row in cell.written], n=OVERLAP_N)
     for chunk in references.training_chunks():
         search.look_in(chunk)
-        yield task.cells[-1].progress("looking up")
-    yield task.cells[-1].progress("done")
+        yield task.cells[-1].progress("looking up", passes=passes)
+    yield task.cells[-1].progress("done", passes=passes)
     return np.split(search.shares(), len(judged))
 
 
@@ -164,8 +180,7 @@ def _scores(
     judge, scoring, found = task.judge, task.scoring, []
     held_out = None
     if scoring.mauve:
-        length = task.cells[0].task.plan.length
-        held_out = reference_features(judge, scoring, count=task.num_samples, length=length)
+        held_out = reference_features(judge, scoring, count=task.num_samples, length=task.length)
     for index, cell in enumerate(judged):
         texts = written_texts(cell.written, task.tokenizer) if scoring.self_bleu else None
         mauve = None
@@ -178,20 +193,24 @@ def _scores(
 
 
 def _sample(cell: Cell) -> Generator[ComparisonProgress, None, SampleResult]:
-    """Run one task and report after each pass."""
-    remaining = cell.task.plan.passes_per_sample.copy()
-    total = int(remaining.sum())
+    """Run one task and report after each pass; a sample is finished when all its tokens are there."""
+    task, masked, passes = cell.task, cell.free.sum(axis=1), 0
 
     def report(record: StepRecord) -> ComparisonProgress:
-        remaining[record.samples] -= 1
-        passes = total - int(remaining.sum())
-        return cell.progress("sampling", open_samples=int(np.count_nonzero(remaining)), passes=passes)
+        nonlocal passes
+        passes += len(record.samples)
+        masked[:] -= np.bincount(record.places, minlength=len(masked))
+        return cell.progress("sampling", open_samples=int(np.count_nonzero(masked)), passes=passes)
 
-    return (yield from mapped(sample_steps(cell.task), report))
+    steps = decode_steps(task) if isinstance(task, ConfidenceTask) else sample_steps(task)
+    return (yield from mapped(steps, report))
 
 
-def _result(task: SamplingTask, done: SampledCell) -> SampleResult:
-    """What sampling gives, from the plan: passes and cost follow from it, whoever made them."""
+def _result(task: DecodingTask, done: SampledCell) -> SampleResult:
+    """What sampling gives, whoever made it: from the plan, or from what the runs tell where there is none."""
+    if isinstance(task, ConfidenceTask):
+        assert done.chosen is not None
+        return done.chosen.result(task, done.tokens, done.seconds)
     nfe = task.plan.num_passes(task.schedule)
     return SampleResult(done.tokens, task.plan.reveal_step, task.schedule, nfe, task.flops, done.seconds)
 

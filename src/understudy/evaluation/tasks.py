@@ -17,7 +17,14 @@ from understudy.errors import SettingError
 from understudy.evaluation.judging import Judge
 from understudy.evaluation.scores import Scoring
 from understudy.reveal import RevealPlan
-from understudy.sampling import SamplingOptions, SamplingTask
+from understudy.sampling import (
+    ConfidenceTask,
+    DecodingOptions,
+    DecodingTask,
+    decoding_task,
+    request_of,
+    with_request,
+)
 from understudy.schedule import ModelSchedule
 
 Stage: TypeAlias = Literal["waiting", "sampling", "judging", "looking up", "done"]
@@ -26,7 +33,7 @@ Schedules: TypeAlias = Mapping[str, ModelSchedule | str] | Sequence[ModelSchedul
 
 @dataclass(frozen=True)
 class ComparisonProgress:
-    """How far one schedule has come. `num_passes` is exact, and known before the first pass.
+    """How far one schedule has come. `num_passes` is exact and known before the first pass, or None with a threshold.
 
     name: the label of the schedule's entry. stage: "looking up" is the search for n-grams in the training text.
     """
@@ -37,7 +44,7 @@ class ComparisonProgress:
     samples_done: int
     num_samples: int
     passes_done: int
-    num_passes: int
+    num_passes: int | None
 
 
 @dataclass(frozen=True)
@@ -47,13 +54,23 @@ class Cell:
     name: str
     label: str
     temperature: float
-    task: SamplingTask
+    task: DecodingTask
 
-    def progress(self, stage: Stage, *, open_samples: int = 0, passes: int | None = None) -> ComparisonProgress:
-        """A record of this cell; all passes made unless told otherwise."""
-        total, done = self.task.plan.num_samples, self.task.num_passes if passes is None else passes
+    @property
+    def template(self) -> NDArray[np.int64]:
+        """What is given, the mask id elsewhere (n·S, L)."""
+        return request_of(self.task).template
+
+    @property
+    def free(self) -> NDArray[np.bool_]:
+        """Where tokens are sampled (n·S, L)."""
+        return np.equal(self.template, request_of(self.task).mask_id)
+
+    def progress(self, stage: Stage, *, passes: int, open_samples: int = 0) -> ComparisonProgress:
+        """A record of this cell."""
+        total = len(self.template)
         return ComparisonProgress(
-            self.label, self.task.schedule, stage, total - open_samples, total, done, self.task.num_passes
+            self.label, self.task.schedule, stage, total - open_samples, total, passes, self.task.num_passes
         )
 
 
@@ -80,7 +97,7 @@ class ComparisonTask:
         seeds: Sequence[int] | None = None,
         scoring: Scoring | None = None,
         tokenizer: Any = None,
-        **options: Unpack[SamplingOptions],
+        **options: Unpack[DecodingOptions],
     ) -> "ComparisonTask":
         """Check a comparison and draw its plans; arguments and errors as `compare_schedules`."""
         named = _named(schedules)
@@ -94,9 +111,9 @@ class ComparisonTask:
             Cell(name, name if len(heats) == 1 else f"{name} at T={heat:g}", heat, task)
             for (heat, name), task in tasks.items()
         )
-        plan = cells[0].task.plan
-        scoring.check(tokenizer=tokenizer, num_samples=plan.num_samples, length=plan.length)
-        if scoring.protocol == "published" and (plan.reveal_step < 0).any():
+        num_samples, length = cells[0].template.shape
+        scoring.check(tokenizer=tokenizer, num_samples=num_samples, length=length)
+        if scoring.protocol == "published" and not cells[0].free.all():
             raise SettingError("the published protocol scores whole texts; sample without given tokens, or change it")
         settings |= {"temperatures": list(heats), "seeds": list(all_seeds), "protocol": scoring.protocol}
         return cls(denoisers, cells, all_seeds, judge, scoring, tokenizer, settings)
@@ -104,16 +121,24 @@ class ComparisonTask:
     @property
     def num_samples(self) -> int:
         """Samples of each cell, n·S."""
-        return self.cells[0].task.plan.num_samples
+        return len(self.cells[0].template)
+
+    @property
+    def length(self) -> int:
+        """Tokens L of a sample."""
+        return int(self.cells[0].template.shape[1])
 
     def part(self, first: int, last: int) -> "ComparisonTask":
         """The same for samples `first` to before `last` of every cell."""
         rows = slice(first, last)
-        plans = {id(plan): plan.part(rows) for plan in (cell.task.plan for cell in self.cells)}  # shared, as before
+        requests = [request_of(cell.task) for cell in self.cells]
+        plans = {id(request.plan): request.plan.part(rows) for request in requests}  # shared, as before
         cells = []
-        for cell in self.cells:
-            task = replace(cell.task, template=cell.task.template[rows], plan=plans[id(cell.task.plan)])
-            cells.append(replace(cell, task=task))
+        for cell, whole in zip(self.cells, requests, strict=True):
+            own = replace(whole, template=whole.template[rows], plan=plans[id(whole.plan)])
+            if len(self.seeds) == 1:  # else they are those of the first seed, and the plan says all
+                own = replace(own, indices=whole.indices[rows])
+            cells.append(replace(cell, task=with_request(cell.task, own)))
         return replace(self, cells=tuple(cells))
 
 
@@ -137,24 +162,34 @@ def _tasks(
     temperatures: Sequence[float],
     seeds: Sequence[int],
     options: Mapping[str, Any],
-) -> dict[tuple[float, str], SamplingTask]:
+) -> dict[tuple[float, str], DecodingTask]:
     """A task for every temperature and schedule. Those of equal steps share one plan: it is most of their memory."""
     shared: dict[int, tuple[NDArray[np.int64], RevealPlan]] = {}
-    tasks = {}
+    tasks: dict[tuple[float, str], DecodingTask] = {}
     by_seed = _by_seed(seeds, options)
     for heat, (name, schedule) in product(temperatures, named.items()):
         own = {**options, "temperature": heat}
-        task = SamplingTask.create(denoisers, schedule, **cast(SamplingOptions, own | by_seed[0]))
+        task = decoding_task(denoisers, schedule, **cast(DecodingOptions, own | by_seed[0]))
+        if isinstance(task, ConfidenceTask):
+            _check_one_seed(task, seeds)
+            tasks[heat, name] = task
+            continue
         steps = task.schedule.num_steps
         if steps not in shared:
-            others = [
-                SamplingTask.create(denoisers, schedule, **cast(SamplingOptions, own | mine)) for mine in by_seed[1:]
-            ]
-            each = [task, *others]
+            others = (decoding_task(denoisers, schedule, **cast(DecodingOptions, own | mine)) for mine in by_seed[1:])
+            each = [task, *map(request_of, others)]
             shared[steps] = np.concatenate([one.template for one in each]), _pooled([one.plan for one in each])
         template, plan = shared[steps]
         tasks[heat, name] = replace(task, template=template, plan=plan)
     return tasks
+
+
+def _check_one_seed(task: ConfidenceTask, seeds: Sequence[int]) -> None:
+    if len(seeds) > 1:
+        raise SettingError(
+            f"{len(seeds)} seeds are given, and {task.decoding} decoding draws anew in every pass, all from one; give "
+            "one seed and more samples"
+        )
 
 
 def _by_seed(seeds: Sequence[int], options: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -180,7 +215,10 @@ def _pooled(plans: Sequence[RevealPlan]) -> RevealPlan:
     if len(plans) == 1:
         return plans[0]
     steps, uniforms = ([getattr(plan, name) for plan in plans] for name in ("reveal_step", "uniforms"))
-    return RevealPlan(plans[0].times, np.concatenate(steps), np.concatenate(uniforms))
+    hits = [plan.hits for plan in plans if plan.hits is not None]
+    return RevealPlan(
+        plans[0].times, np.concatenate(steps), np.concatenate(uniforms), np.concatenate(hits) if hits else None
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -3,11 +3,16 @@
 from understudy.sampling.ancestral import sample_plain
 from understudy.sampling.decoding import (
     DECODINGS,
+    Chosen,
     ConfidenceTask,
     DecodingOptions,
+    DecodingTask,
     decode,
     decode_steps,
     decoding_task,
+    passes_of,
+    request_of,
+    with_request,
 )
 from understudy.sampling.draw import inverse_cdf, probabilities
 from understudy.sampling.engine import sample, sample_steps
@@ -16,8 +21,10 @@ from understudy.sampling.task import SamplingOptions, SamplingTask, default_leng
 
 __all__ = [
     "DECODINGS",
+    "Chosen",
     "ConfidenceTask",
     "DecodingOptions",
+    "DecodingTask",
     "SampleResult",
     "SamplingOptions",
     "SamplingTask",
@@ -28,8 +35,11 @@ __all__ = [
     "default_length",
     "fill_template",
     "inverse_cdf",
+    "passes_of",
     "probabilities",
+    "request_of",
     "sample",
     "sample_plain",
     "sample_steps",
+    "with_request",
 ]

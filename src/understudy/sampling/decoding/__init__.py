@@ -10,7 +10,29 @@
 | entropy | the lowest entropy | by pace | no |
 """
 
+from understudy.sampling.decoding.chosen import Chosen
 from understudy.sampling.decoding.engine import decode, decode_steps
-from understudy.sampling.decoding.task import DECODINGS, ConfidenceTask, DecodingOptions, decoding_task
+from understudy.sampling.decoding.task import (
+    DECODINGS,
+    ConfidenceTask,
+    DecodingOptions,
+    DecodingTask,
+    decoding_task,
+    passes_of,
+    request_of,
+    with_request,
+)
 
-__all__ = ["DECODINGS", "ConfidenceTask", "DecodingOptions", "decode", "decode_steps", "decoding_task"]
+__all__ = [
+    "DECODINGS",
+    "Chosen",
+    "ConfidenceTask",
+    "DecodingOptions",
+    "DecodingTask",
+    "decode",
+    "decode_steps",
+    "decoding_task",
+    "passes_of",
+    "request_of",
+    "with_request",
+]

@@ -7,7 +7,7 @@ Rules that do not ask the model (`PLANNED`) come to a plan, and the lazy engine 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Unpack
+from typing import TypeAlias, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,27 @@ class ConfidenceTask:
         """Positions that each step (N,) reveals of a sample; only without a threshold."""
         free = self.request.template[sample] == self.request.mask_id
         return reveal_counts(_per_block(self.blocks[sample][free]), self.schedule.num_steps, self.pace)
+
+
+DecodingTask: TypeAlias = SamplingTask | ConfidenceTask
+"""What `decoding_task` gives."""
+
+
+def request_of(task: DecodingTask) -> SamplingTask:
+    """What is asked of the models, whoever chooses the positions."""
+    return task if isinstance(task, SamplingTask) else task.request
+
+
+def with_request(task: DecodingTask, request: SamplingTask) -> DecodingTask:
+    """The same rule for another request."""
+    return request if isinstance(task, SamplingTask) else replace(task, request=request)
+
+
+def passes_of(task: DecodingTask, first: int, end: int) -> int:
+    """Passes of samples first … end − 1; 0 where only the models can say."""
+    if isinstance(task, SamplingTask):
+        return int(task.plan.passes_per_sample[first:end].sum())
+    return 0 if task.num_passes is None else (end - first) * task.schedule.num_steps
 
 
 def decoding_task(
