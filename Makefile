@@ -16,7 +16,7 @@ OLD_TESTS := tests/test_loading.py tests/test_masked_lm.py tests/test_remote_mod
 .PHONY: help demo test test-transformers-4 check format clean
 
 help:
-	@echo "make demo    sample the bundled models under five schedules (2.5 minutes on two cores) and write ./demo-output"
+	@echo "make demo    sample the bundled models under six schedules (2.5 minutes on two cores) and write ./demo-output"
 	@echo "make test    run the tests (CPU, no network)"
 	@echo "make test-transformers-4  run those that depend on transformers with the oldest one supported"
 	@echo "make check   format, lint and type checks"

@@ -39,10 +39,19 @@ def test_demo_schedules_replace_the_same_share():
 def test_run_demo_compares_with_heavy():
     run = demo.run_demo(make_pair(TOKENIZER), make_judge(TOKENIZER), num_samples=2, steps=8, length=12)
     _, comparison = finish(run)
-    assert [entry.name for entry in comparison.entries] == list(demo.DEMO_SCHEDULES)
+    assert [entry.name for entry in comparison.entries] == [*demo.DEMO_SCHEDULES, demo.RIVAL]
     assert comparison.reference.relative_cost == 1.0
     with pytest.raises(SettingError, match="at least 8"):
         next(demo.run_demo({}, make_judge(TOKENIZER), steps=7))
+
+
+def test_the_rival_is_heavy_alone_at_the_cost_of_the_sandwich():
+    run = demo.run_demo(make_pair(TOKENIZER), make_judge(TOKENIZER), num_samples=3, steps=16, length=20)
+    entries = {entry.name: entry.result for entry in finish(run)[1].entries}
+    rival, sandwich = entries[demo.RIVAL], entries["sandwich"]
+    assert rival.schedule.keys == ("H",)
+    assert rival.schedule.num_steps < 16
+    assert 0.85 * sandwich.flops.executed < rival.flops.executed <= sandwich.flops.executed
 
 
 def test_the_plan_is_the_best_of_the_demo_by_path_kl():
@@ -58,7 +67,7 @@ def test_command_prints_one_json_document_and_writes_the_folder(call, tmp_path):
     outcome = call("--output", tmp_path / "out", *SMALL, "--json")
     assert outcome.exit_code == 0, outcome.output
     document = json.loads(outcome.stdout)
-    assert [row["name"] for row in document["schedules"]] == [*demo.DEMO_SCHEDULES, "planned"]
+    assert [row["name"] for row in document["schedules"]] == [*demo.DEMO_SCHEDULES, demo.RIVAL, "planned"]
     assert document["schedules"][-1]["schedule"] == document["plan"]["schedule"]
     assert sorted(document["files"]) == sorted(str(path) for path in (tmp_path / "out").iterdir())
     assert document["command"].startswith("understudy demo --output")

@@ -6,9 +6,10 @@ from types import MappingProxyType
 from understudy.denoisers import Denoiser, load_judge
 from understudy.denoisers.model_set import bundled_models, bundled_paths
 from understudy.errors import SettingError
-from understudy.evaluation import Comparison, ComparisonProgress, Judge, compare_schedules
+from understudy.evaluation import Comparison, ComparisonProgress, Judge, compare_schedules, fewer_steps
 from understudy.importance import Importance
 from understudy.planning import Budget, Plan, make_plan
+from understudy.sampling import SamplingOptions
 from understudy.schedule import ModelSchedule
 from understudy.tokenizer_files import load_tokenizer
 
@@ -22,6 +23,7 @@ DEMO_SCHEDULES: Mapping[str, str] = MappingProxyType(
 )
 """The sandwich of arXiv 2604.02340, the same share of light steps where that paper finds it worst, and the two ends."""
 
+RIVAL = "fewer steps"  # of the heavy model alone, at the cost of the sandwich
 LIGHT_SHARE = 0.25  # of the steps, in every schedule between the ends
 
 # Two CPU cores make these in about two minutes with the bundled models.
@@ -39,7 +41,7 @@ def run_demo(
     seed: int = 0,
     planned: ModelSchedule | None = None,
 ) -> Generator[ComparisonProgress, None, Comparison]:
-    """Compare `DEMO_SCHEDULES` at one seed; progress is yielded, the return value is the comparison.
+    """Compare `DEMO_SCHEDULES` and `RIVAL` at one seed; progress is yielded, the return value is the comparison.
 
     denoisers: a heavy model under H and a light one under L; judge: a model that shares their tokenizer; the bundled
     ones unless given. steps: at least 8. planned: one more schedule, such as that of `plan_demo`. Eight samples show
@@ -50,10 +52,12 @@ def run_demo(
         raise SettingError(f"steps is {steps}; the demo needs at least {MIN_STEPS}, so that 12.5 % is a whole step")
     models = bundled_models().denoisers if denoisers is None else denoisers
     scorer = bundled_judge() if judge is None else judge
+    options: SamplingOptions = {"num_samples": num_samples, "length": length, "seed": seed}
     schedules = {name: ModelSchedule.parse(text, steps) for name, text in DEMO_SCHEDULES.items()}
+    schedules[RIVAL] = fewer_steps(models, schedules["sandwich"], **options)
     if planned is not None:
         schedules["planned"] = planned
-    return (yield from compare_schedules(models, schedules, scorer, num_samples=num_samples, length=length, seed=seed))
+    return (yield from compare_schedules(models, schedules, scorer, **options))
 
 
 def bundled_importance() -> Importance:
@@ -72,4 +76,4 @@ def bundled_judge(device: str = "cpu") -> Judge:
     return Judge(load_judge(path, device=device), load_tokenizer(path), "bundled")
 
 
-__all__ = ["DEMO_SCHEDULES", "bundled_importance", "bundled_judge", "bundled_models", "plan_demo", "run_demo"]
+__all__ = ["DEMO_SCHEDULES", "RIVAL", "bundled_importance", "bundled_judge", "bundled_models", "plan_demo", "run_demo"]

@@ -1,4 +1,4 @@
-"""`understudy demo`: five schedules of the bundled models under the same noise."""
+"""`understudy demo`: six schedules of the bundled models under the same noise."""
 
 import json
 import shlex
@@ -32,7 +32,7 @@ def demo_command(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Compare heavy only, sandwich, light middle, light only and the planned schedule. Two minutes on two cores."""
+    """Compare six schedules, a planned one and fewer steps of heavy alone among them. Two minutes on two cores."""
     from understudy.demo import bundled_importance, bundled_judge, bundled_models, plan_demo, run_demo
     from understudy.report import write_comparison
     from understudy.whole_files import check_folder

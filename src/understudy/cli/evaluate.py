@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 def evaluate_command(
     samples: opt.Samples = None,
     schedule: opt.Schedules = None,
+    fewer_steps: opt.FewerSteps = False,
     judge: opt.JudgePath = None,
     protocol: opt.ProtocolChoice = "ids",
     retokenize: opt.Retokenize = False,
@@ -108,9 +109,10 @@ SAMPLED = (
     *("steps", "length", "num_samples", "batch_size", "top_p", "noise"),
     *("decoding", "block_length", "threshold"),
 )
+ANCESTRAL = ("length", "num_samples", "noise", "prefix", "template")  # what the cost of a sample depends on
 FOR_SCHEDULES = (
     *("heavy", "light", "model", "steps", "length", "seed", "temperature", "noise"),
-    *("decoding", "block_length", "threshold"),
+    *("fewer_steps", "decoding", "block_length", "threshold"),
     *("prefix", "prefixes", "prefix_length", "ray", "ray_workers"),
 )
 
@@ -263,6 +265,9 @@ def _task(
 
     if scoring.protocol == "ids":
         check_vocabulary(models.tokenizer, judge)
+    options = cast("DecodingOptions", {name: given[name] for name in SAMPLED} | _given_tokens(given, models))
+    if given["fewer_steps"]:
+        schedules = _with_rivals(models, schedules, given, options)
     return ComparisonTask.create(
         models.denoisers,
         schedules,
@@ -271,9 +276,24 @@ def _task(
         seeds=given["seed"],
         scoring=scoring,
         tokenizer=models.tokenizer,
-        **cast("DecodingOptions", {name: given[name] for name in SAMPLED}),
-        **_given_tokens(given, models),
+        **options,
     )
+
+
+def _with_rivals(
+    models: "ModelSet", schedules: list[ModelSchedule], given: dict[str, Any], options: "DecodingOptions"
+) -> list[ModelSchedule]:
+    """The schedules, and for those that mix models or use a light one, fewer steps of the costliest at their cost."""
+    from understudy.evaluation import fewer_steps
+
+    if given["decoding"] != "ancestral":
+        raise SettingError("--fewer-steps goes with ancestral decoding; name rivals yourself, such as --schedule H24")
+    own: dict[str, Any] = {name: value for name, value in options.items() if name in ANCESTRAL}
+    own["seed"] = (given["seed"] or [0])[0]
+    if "template" in own:
+        own["template"] = own["template"][: own["num_samples"]]
+    rivals = [fewer_steps(models.denoisers, schedule, **own) for schedule in schedules]
+    return list(dict.fromkeys([*schedules, *rivals]))
 
 
 def _run(

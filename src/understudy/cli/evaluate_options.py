@@ -12,6 +12,13 @@ Schedules = Annotated[
     list[str] | None,
     typer.Option("--schedule", help="Sample and compare such as L32,H192,L32; repeat, the first is the reference."),
 ]
+FewerSteps = Annotated[
+    bool,
+    typer.Option(
+        "--fewer-steps",
+        help="Compare with the costliest model alone, in as many steps as cost what each schedule costs.",
+    ),
+]
 JudgePath = Annotated[
     str | None,
     typer.Option("--judge", metavar="DIR|ID", help="Causal model that scores: folder or hub id. Default: bundled."),

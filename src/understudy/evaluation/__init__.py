@@ -7,6 +7,7 @@ from understudy.evaluation.judging import Judge, Protocol, Reading, check_vocabu
 from understudy.evaluation.prefixes import prefix_template, text_prefixes, validation_prefixes
 from understudy.evaluation.processes import Processes, compare_on_all
 from understudy.evaluation.references import ReferenceText
+from understudy.evaluation.rivals import fewer_steps
 from understudy.evaluation.running import compare_schedules, run_comparison
 from understudy.evaluation.scores import SampleScores, Scoring, judge_samples, score_tokens
 from understudy.evaluation.tasks import ComparisonProgress, ComparisonTask
@@ -28,6 +29,7 @@ __all__ = [
     "check_vocabulary",
     "compare_on_all",
     "compare_schedules",
+    "fewer_steps",
     "frontier_difference",
     "judge_samples",
     "prefix_template",

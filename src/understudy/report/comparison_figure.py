@@ -45,7 +45,9 @@ def _draw_quality(axes: "Axes", comparison: Compared) -> None:
         margin = 0.14 * (high - low) or 0.1 * high
         axes.set_ylim(low - margin, high + margin)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.set_xlabel(f"FLOPs executed, relative to {comparison.reference.name}")
+    is_moved = any(_shift(entry, entries) for entry in entries)
+    remark = "; like ones drawn side by side" if is_moved else ""
+    axes.set_xlabel(f"FLOPs executed, relative to {comparison.reference.name}{remark}")
     axes.set_ylabel("judge perplexity (lower: less surprising)")
     scores = comparison.reference.scores
     axes.set_title(f"Quality against cost ({scores.num_samples} samples each, bars: 95 %)", loc="left", fontsize=10.5)
@@ -105,9 +107,10 @@ def _cost(entry: ComparedEntry, entries: tuple[ComparedEntry, ...]) -> float:
 
 
 def _shift(entry: ComparedEntry, entries: tuple[ComparedEntry, ...]) -> float:
-    """How far a point moves sideways, so that bars of equal cost do not cover each other."""
+    """How far a point moves sideways, so that bars of equal cost do not cover each other; cheaper ones left."""
     own = _cost(entry, entries)
     cluster = [other for other in entries if abs(_cost(other, entries) - own) < DODGE]
+    cluster.sort(key=lambda other: _cost(other, entries))
     return (cluster.index(entry) - (len(cluster) - 1) / 2) * DODGE
 
 
