@@ -139,6 +139,15 @@ def test_a_comparison_is_that_of_one_process_and_goes_on(workforce, tools, tmp_p
     assert document(found) == document(expected)
 
 
+def test_a_rule_compares_as_in_one_process(workforce, tools):
+    task = comparison(tools, scoring=Scoring(judge_batch_size=2), decoding="low_confidence", threshold=0.01)
+    _, found = finish(compare_on_cluster(task, workforce))
+    _, expected = finish(run_comparison(task))
+    for one, other in zip(found.entries, expected.entries, strict=True):
+        assert_same_samples(one.result, other.result)
+        assert one.scores == other.scores
+
+
 def test_samples_are_those_of_one_process(workforce, tools):
     wanted = list(tasks(tools))
     _, found = finish(sample_on_cluster(wanted, workforce))

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -10,8 +11,11 @@ from driving import finish
 from stage import make_judge, make_pair, make_tokenizer, save_stage
 from understudy.cli import app
 from understudy.cluster import compare_on_cluster
-from understudy.errors import SettingError
-from understudy.evaluation import ComparisonTask, Scoring, compare_schedules, run_comparison
+from understudy.evaluation import ComparisonTask, Scoring, compare_schedules, run_comparison, write_evaluation
+from understudy.report import write_comparison
+from understudy.report.collection import Source
+from understudy.report.compared import load_scores
+from understudy.report.cost_frontier import cost_frontiers
 from understudy.sampling import decode
 from understudy.work import OneAfterAnother, Tools
 
@@ -62,9 +66,10 @@ def test_schedules_are_told_apart_by_what_they_spend(tools):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_in_pieces_it_is_the_whole(tools, rule):
+@pytest.mark.parametrize("seeds", [(3,), (3, 7)])
+def test_in_pieces_it_is_the_whole(tools, rule, seeds):
     scoring = Scoring(judge_batch_size=2)
-    task = ComparisonTask.create(tools.denoisers, SCHEDULES, tools.judge, scoring=scoring, **own(rule))
+    task = ComparisonTask.create(tools.denoisers, SCHEDULES, tools.judge, seeds=seeds, scoring=scoring, **own(rule))
     _, whole = finish(run_comparison(task))
     records, found = finish(compare_on_cluster(task, OneAfterAnother(tools)))
     assert [record.stage for record in records].count("done") == len(SCHEDULES)
@@ -76,20 +81,33 @@ def test_in_pieces_it_is_the_whole(tools, rule):
         assert one.scores.gen_ppl == other.scores.gen_ppl
 
 
-def test_seeds_of_first_hitting_are_pooled_with_their_order(tools):
-    options = {**own("first hitting"), "num_samples": 2}
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("prefixes", [False, True])
+def test_several_seeds_are_the_union_of_their_runs(tools, rule, prefixes):
+    options = {**own(rule), "num_samples": 2}
     del options["seed"]
-    _, both = finish(compare_schedules(tools.denoisers, ["L2,H4,L2"], tools.judge, seeds=(3, 4), **options))
-    each = [decode(tools.denoisers, "L2,H4,L2", seed=seed, **options) for seed in (3, 4)]
-    assert torch.equal(both.reference.result.tokens, torch.cat([one.tokens for one in each]))
-    assert both.reference.result.nfe == {key: sum(one.nfe[key] for one in each) for key in "LH"}
-
-
-def test_rules_that_draw_in_every_pass_take_one_seed(tools):
-    with pytest.raises(SettingError, match="2 seeds are given, and margin decoding draws anew"):
-        ComparisonTask.create(
-            tools.denoisers, ["H8"], tools.judge, seeds=(0, 1), decoding="margin", length=12, num_samples=2
-        )
+    given = [{}, {}]
+    if prefixes:
+        options.pop("prefix", None)
+        rows = np.full((4, 12), tools.denoisers["H"].mask_id)
+        rows[:, 0] = [4, 5, 6, 7]
+        given = [{"template": rows[:2]}, {"template": rows[2:]}]
+    whole = {"template": rows} if prefixes else {}
+    heats = (0.5, options.pop("temperature", 1.0))
+    run = compare_schedules(
+        tools.denoisers, SCHEDULES, tools.judge, seeds=(3, 4), temperatures=heats, **options, **whole
+    )
+    _, both = finish(run)
+    for entry in both.entries:
+        own_options = {**options, "temperature": entry.temperature}
+        each = [
+            decode(tools.denoisers, entry.name, seed=seed, **own_options, **mine)
+            for seed, mine in zip((3, 4), given, strict=True)
+        ]
+        assert torch.equal(entry.result.tokens, torch.cat([one.tokens for one in each]))
+        assert entry.result.nfe == {key: sum(one.nfe[key] for one in each) for key in entry.result.nfe}
+        assert entry.result.flops.executed == pytest.approx(sum(one.flops.executed for one in each), rel=1e-12)
+        assert [part.seed for part in entry.by_seed] == [3, 4]
 
 
 # The command.
@@ -107,12 +125,36 @@ def call(*arguments):
 
 def test_the_command_says_which_rule_it_sampled_by(models, tmp_path):
     output = tmp_path / "rules.json"
-    rule = ("--decoding", "low_confidence", "--block-length", 6, "--threshold", 0.4)
+    rule = ("--decoding", "low_confidence", "--block-length", 6, "--threshold", 0.4, "--seed", 0, "--seed", 1)
     outcome = call(*models, "--schedule", "H8", "--schedule", "L2,H6", "-n", 3, *rule, "--output", output)
     assert outcome.exit_code == 0, outcome.output
-    settings = json.loads(output.read_text(encoding="utf-8"))["settings"]
-    expected = {"decoding": "low_confidence", "block_length": 6, "threshold": 0.4}
-    assert {name: settings[name] for name in expected} == expected
+    assert "decoding low_confidence" in outcome.stdout
+    assert "passes are as many as the models' certainty takes" in " ".join(outcome.stdout.split())
+    document = json.loads(output.read_text(encoding="utf-8"))
+    expected = {"decoding": "low_confidence", "block_length": 6, "threshold": 0.4, "seeds": [0, 1]}
+    assert {name: document["settings"][name] for name in expected} == expected
+    assert load_scores(output).origin["settings"] == document["settings"]
+
+
+def test_rules_are_not_set_side_by_side(tools, tmp_path):
+    """Quality against cost over several files: each rule has a frontier of its own."""
+    sources = []
+    for rule in ("low confidence", "entropy in blocks", "low confidence"):
+        _, found = finish(compare_schedules(tools.denoisers, SCHEDULES, tools.judge, **{**own(rule), "prefix": [9]}))
+        path = tmp_path / f"{len(sources)}.json"
+        write_evaluation(path, found.to_dict())
+        sources.append(Source(path.name, load_scores(path)))
+    files = [frontier.files for frontier in cost_frontiers(sources)]
+    assert sorted(files) == [("0.json", "2.json"), ("1.json",)]
+
+
+def test_samples_on_disk_say_how_they_were_drawn(tools, tmp_path):
+    _, found = finish(compare_schedules(tools.denoisers, SCHEDULES, tools.judge, **own("entropy in blocks")))
+    files = write_comparison(found, tmp_path / "out", tokenizer=TOKENIZER)
+    texts = [path.read_text(encoding="utf-8") for path in files if path.suffix == ".jsonl"]
+    rows = [json.loads(line) for text in texts for line in text.splitlines()]
+    assert rows
+    assert {(row["decoding"], row["block_length"]) for row in rows} == {("entropy", 5)}
 
 
 @pytest.mark.parametrize(

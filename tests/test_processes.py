@@ -46,7 +46,7 @@ def test_more_processes_than_samples():
     "rule",
     [
         ("--seed", 0, "--seed", 1, "--temperature", 0.7, "--temperature", 1),
-        ("--seed", 3, "--decoding", "low_confidence", "--threshold", 0.005),
+        ("--seed", 3, "--seed", 4, "--decoding", "low_confidence", "--threshold", 0.005),
     ],
 )
 def test_two_processes_report_what_one_does(tmp_path, rule):

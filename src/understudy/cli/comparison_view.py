@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from understudy.cli.decoding_options import told_decoding
 from understudy.cli.written_text import legend, written_text
 from understudy.driving import run_to_end
 
@@ -24,7 +25,7 @@ MAX_WIDTH = 1000  # characters that a table is measured in
 
 
 def drive(run: "Generator[ComparisonProgress, None, T]", *, is_shown: bool = True) -> T:
-    """Run a comparison to its end under one bar per schedule, on standard error; their totals are exact."""
+    """Run a comparison to its end under one bar per schedule, on standard error; a total that is known is exact."""
     columns = (
         TextColumn("{task.description:<14}"),
         BarColumn(bar_width=24),
@@ -50,12 +51,14 @@ def _update(bars: Progress, known: dict[str, TaskID], record: "ComparisonProgres
 
 
 def show_tables(console: Console, comparison: "Comparison") -> None:
-    """Print quality, cost and what can be read from them."""
+    """Print quality, cost, what can be read from them, and the rule of decoding where it is another than usual."""
     from understudy.report.comparison_table import cost_table, diversity_table, quality_table, summarise
 
     for table in (quality_table(comparison), diversity_table(comparison), cost_table(comparison)):
         _show_table(console, table)
     console.print(Text(summarise(comparison)))
+    for name, line in told_decoding(comparison.settings).items():
+        console.print(Text.assemble((f"{name} ", "dim"), line))
 
 
 def _show_table(console: Console, table: "TextTable") -> None:

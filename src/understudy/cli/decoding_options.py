@@ -1,6 +1,7 @@
 """Options of commands that sample under any decoding rule."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -22,3 +23,17 @@ Threshold = Annotated[
         "--threshold", help="With low_confidence or margin: a pass reveals all tokens whose score reaches it."
     ),
 ]
+
+
+def told_decoding(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What a terminal says of the rule that samples were drawn by, name by name; nothing of ancestral sampling."""
+    told = {}
+    if settings.get("decoding", "ancestral") != "ancestral":
+        told["decoding"] = str(settings["decoding"])
+    if settings.get("block_length") is not None:
+        told["block length"] = str(settings["block_length"])
+    if settings.get("threshold") is not None:
+        told["threshold"] = (
+            f"{settings['threshold']:g}: passes are as many as the models' certainty takes, not the steps"
+        )
+    return told

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from understudy.cli.decoding_options import told_decoding
 from understudy.cli.written_text import legend, written_text
 from understudy.driving import run_to_end
 
@@ -119,12 +120,7 @@ def _summary(result: "SampleResult", settings: Mapping[str, Any], output: Path |
         "schedule alone": f"{flops.schedule_saved:z.1%} saved against heavy in the same passes",
         "nominal": f"{flops.nominal_blocks_saved:z.1%} saved in the blocks, {flops.nominal_saved:z.1%} with the head",
     }
-    if settings["decoding"] != "ancestral":
-        lines["decoding"] = settings["decoding"]
-    if settings["threshold"] is not None:
-        lines["threshold"] = (
-            f"{settings['threshold']:g}: passes are as many as the models' certainty takes, not the steps"
-        )
+    lines |= told_decoding(settings)
     if output is not None:
         lines["written to"] = str(output)
     table = Table.grid(padding=(0, 2, 0, 0))

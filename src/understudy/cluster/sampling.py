@@ -15,6 +15,7 @@ from understudy.sampling import (
     SampleResult,
     SamplingTask,
     decode_steps,
+    part_of,
     passes_of,
     request_of,
     sample_steps,
@@ -69,7 +70,7 @@ def sample_on_cluster(
     known = [count for count in passes if count is not None]
     num_passes = sum(known) if len(known) == len(passes) else None
     samples_done = sum(totals) - sum(end - first for _, first, end in missing.values())
-    units = ((name, SampledStretch(part_of(tasks[own[0]], *own[1:]))) for name, own in missing.items())
+    units = ((name, SampledStretch(with_models(part_of(tasks[own[0]], *own[1:]), {}))) for name, own in missing.items())
     passes_done = (
         0 if num_passes is None else num_passes - sum(passes_of(tasks[n], a, b) for n, a, b in missing.values())
     )
@@ -83,15 +84,6 @@ def sample_on_cluster(
             passes_done += event.amount
         yield SamplingProgress(samples_done, sum(totals), passes_done, num_passes)
     return [_result(task, kept.joined(number)) for number, task in enumerate(tasks)]
-
-
-def part_of(task: DecodingTask, first: int, end: int) -> DecodingTask:
-    """Samples first … end − 1 of a task, without models."""
-    rows, whole = slice(first, end), request_of(task)
-    template, indices = whole.template[rows], whole.indices[rows]
-    return with_request(
-        task, replace(whole, denoisers={}, template=template, plan=whole.plan.part(rows), indices=indices)
-    )
 
 
 def with_models(task: DecodingTask, denoisers: Mapping[str, Denoiser]) -> DecodingTask:

@@ -76,11 +76,10 @@ def compare_schedules(
     schedules: by name, or a list that names itself; the first is the reference. options: those of `decoding_task`, the
     same for all. temperatures, seeds: several, instead of the one among the options; the samples of all seeds,
     `num_samples` of each, are pooled; a template of several rows then has one for every sample of all seeds, seed by
-    seed. Rules that choose positions by confidence take one seed. scoring: protocol and further metrics;
-    judge_batch_size is a short way to that of `Scoring`. tokenizer: what reads the models' ids; the judge's unless
-    given. Tokens given by a prefix, suffix or template are context to the judge and are not scored. All requests are
-    checked before any model runs; the first records, one for each cell, say what is to come. The caller drives: stop
-    early by not asking for more.
+    seed. scoring: protocol and further metrics; judge_batch_size is a short way to that of `Scoring`. tokenizer: what
+    reads the models' ids; the judge's unless given. Tokens given by a prefix, suffix or template are context to the
+    judge and are not scored. All requests are checked before any model runs; the first records, one for each cell, say
+    what is to come. The caller drives: stop early by not asking for more.
 
     Raises the errors of `decoding_task`, `metrics.token_nlls` and the metrics that are asked for; SettingError
     for schedules of the same name.

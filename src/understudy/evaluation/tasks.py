@@ -21,7 +21,9 @@ from understudy.sampling import (
     ConfidenceTask,
     DecodingOptions,
     DecodingTask,
+    SamplingTask,
     decoding_task,
+    part_of,
     request_of,
     with_request,
 )
@@ -130,16 +132,12 @@ class ComparisonTask:
 
     def part(self, first: int, last: int) -> "ComparisonTask":
         """The same for samples `first` to before `last` of every cell."""
-        rows = slice(first, last)
-        requests = [request_of(cell.task) for cell in self.cells]
-        plans = {id(request.plan): request.plan.part(rows) for request in requests}  # shared, as before
-        cells = []
-        for cell, whole in zip(self.cells, requests, strict=True):
-            own = replace(whole, template=whole.template[rows], plan=plans[id(whole.plan)])
-            if len(self.seeds) == 1:  # else they are those of the first seed, and the plan says all
-                own = replace(own, indices=whole.indices[rows])
-            cells.append(replace(cell, task=with_request(cell.task, own)))
-        return replace(self, cells=tuple(cells))
+        plans = {id(plan): plan for plan in (request_of(cell.task).plan for cell in self.cells)}
+        shared = {key: plan.part(slice(first, last)) for key, plan in plans.items()}  # as before
+        parts = (part_of(cell.task, first, last, plan=shared[id(request_of(cell.task).plan)]) for cell in self.cells)
+        return replace(
+            self, cells=tuple(replace(cell, task=part) for cell, part in zip(self.cells, parts, strict=True))
+        )
 
 
 def _named(schedules: Schedules) -> dict[str, ModelSchedule | str]:
@@ -164,32 +162,22 @@ def _tasks(
     options: Mapping[str, Any],
 ) -> dict[tuple[float, str], DecodingTask]:
     """A task for every temperature and schedule. Those of equal steps share one plan: it is most of their memory."""
-    shared: dict[int, tuple[NDArray[np.int64], RevealPlan]] = {}
+    shared: dict[int, dict[str, Any]] = {}
     tasks: dict[tuple[float, str], DecodingTask] = {}
     by_seed = _by_seed(seeds, options)
     for heat, (name, schedule) in product(temperatures, named.items()):
         own = {**options, "temperature": heat}
         task = decoding_task(denoisers, schedule, **cast(DecodingOptions, own | by_seed[0]))
-        if isinstance(task, ConfidenceTask):
-            _check_one_seed(task, seeds)
-            tasks[heat, name] = task
-            continue
         steps = task.schedule.num_steps
         if steps not in shared:
             others = (decoding_task(denoisers, schedule, **cast(DecodingOptions, own | mine)) for mine in by_seed[1:])
-            each = [task, *map(request_of, others)]
-            shared[steps] = np.concatenate([one.template for one in each]), _pooled([one.plan for one in each])
-        template, plan = shared[steps]
-        tasks[heat, name] = replace(task, template=template, plan=plan)
+            shared[steps] = _pooled([request_of(task), *map(request_of, others)])
+        pooled = with_request(task, replace(request_of(task), **shared[steps]))
+        if isinstance(pooled, ConfidenceTask):
+            each = [seed for seed in seeds for _ in range(request_of(task).plan.num_samples)]
+            pooled = replace(pooled, seeds=each)
+        tasks[heat, name] = pooled
     return tasks
-
-
-def _check_one_seed(task: ConfidenceTask, seeds: Sequence[int]) -> None:
-    if len(seeds) > 1:
-        raise SettingError(
-            f"{len(seeds)} seeds are given, and {task.decoding} decoding draws anew in every pass, all from one; give "
-            "one seed and more samples"
-        )
 
 
 def _by_seed(seeds: Sequence[int], options: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -211,14 +199,23 @@ def _by_seed(seeds: Sequence[int], options: Mapping[str, Any]) -> list[dict[str,
     return [{"seed": seed, "template": part} for seed, part in zip(seeds, parts, strict=True)]
 
 
-def _pooled(plans: Sequence[RevealPlan]) -> RevealPlan:
-    if len(plans) == 1:
-        return plans[0]
-    steps, uniforms = ([getattr(plan, name) for plan in plans] for name in ("reveal_step", "uniforms"))
+def _pooled(requests: Sequence[SamplingTask]) -> dict[str, Any]:
+    """What the samples of all seeds have together, one seed after another."""
+    if len(requests) == 1:
+        return {name: getattr(requests[0], name) for name in ("template", "plan", "indices")}
+    plans = [request.plan for request in requests]
     hits = [plan.hits for plan in plans if plan.hits is not None]
-    return RevealPlan(
-        plans[0].times, np.concatenate(steps), np.concatenate(uniforms), np.concatenate(hits) if hits else None
+    plan = RevealPlan(
+        plans[0].times,
+        np.concatenate([plan.reveal_step for plan in plans]),
+        np.concatenate([plan.uniforms for plan in plans]),
+        np.concatenate(hits) if hits else None,
     )
+    return {
+        "template": np.concatenate([request.template for request in requests]),
+        "plan": plan,
+        "indices": [index for request in requests for index in request.indices],
+    }
 
 
 def _plain(value: Any) -> Any:

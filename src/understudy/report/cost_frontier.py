@@ -188,6 +188,10 @@ def _common(comparison: SavedComparison, entry: SavedEntry) -> dict[str, str]:
         "prefixes": settings.get("prefixes"),
         "prefix length": settings.get("prefix_length"),
         "noise": settings.get("noise"),
+        "decoding": None if settings.get("decoding") == "ancestral" else settings.get("decoding"),
+        "block length": settings.get("block_length"),
+        "threshold": settings.get("threshold"),
+        "pace": settings.get("pace"),
         "models": ", ".join(f"{key} {path}" for key, path in dict(origin.get("paths") or {}).items())
         or ", ".join(comparison.models),
     }

@@ -14,6 +14,7 @@ from understudy.saved_samples import sample_text, written_by
 from understudy.whole_files import make_folder, write_bytes, write_together
 
 NUMBERS, PICTURE, PAGE = "comparison.json", "comparison.png", "samples.html"
+DECODING = ("decoding", "block_length", "threshold", "pace")  # settings that say which rule drew the samples
 
 
 def draw_comparison(comparison: Comparison, path: str | Path) -> None:
@@ -76,8 +77,9 @@ def _drawn(comparison: Comparison, entry: ScheduleEvaluation) -> dict[str, Any]:
     """How the samples of an entry were drawn, under the names that a file of samples has them."""
     asked = comparison.settings
     noise = {} if asked.get("noise") is None else {"noise": asked["noise"]}
-    heat = {"temperature": entry.temperature, "top_p": asked.get("top_p", 1.0), "decoding": "ancestral"}
-    return {"schedule": str(entry.result.schedule), **heat, **noise}
+    heat = {"temperature": entry.temperature, "top_p": asked.get("top_p", 1.0)}
+    rule = {"decoding": "ancestral"} | {name: asked[name] for name in DECODING if asked.get(name) is not None}
+    return {"schedule": str(entry.result.schedule), **heat, **rule, **noise}
 
 
 def _sample_lines(entry: ScheduleEvaluation, tokenizer: Any, drawn: Mapping[str, Any]) -> bytes:

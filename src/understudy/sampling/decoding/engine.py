@@ -21,7 +21,7 @@ from understudy.denoisers.protocol import Denoiser, Positions
 from understudy.driving import run_to_end
 from understudy.errors import ModelError
 from understudy.flops import FlopsReport, nominal_saved, reference_key
-from understudy.reveal import GIVEN, philox_uniforms
+from understudy.reveal import GIVEN
 from understudy.sampling.decoding.pace import highest, reach_threshold
 from understudy.sampling.decoding.task import ConfidenceTask, DecodingOptions, decoding_task
 from understudy.sampling.draw import inverse_cdf, probabilities
@@ -104,10 +104,8 @@ class _Sequence:
         return np.flatnonzero(self.masked & (blocks == blocks[self.masked.argmax()]))
 
     def uniforms(self) -> NDArray[np.float64]:
-        """Fresh uniforms (L,) for the next pass: a function of seed, index and pass number."""
-        request = self.task.request
-        index = int(request.indices[self.sample])
-        return philox_uniforms(int(request.seed), index, len(self.masked), stream=1 + self.num_passes)
+        """Fresh uniforms (L,) for the next pass."""
+        return self.task.uniforms(self.sample, self.num_passes)
 
     def choose(self, scores: NDArray[np.float64]) -> NDArray[np.int64]:
         """Indices of the candidates to keep, by their scores (C,)."""

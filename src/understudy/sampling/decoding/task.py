@@ -4,7 +4,7 @@ Rules that do not ask the model (`PLANNED`) come to a plan, and the lazy engine 
 (`CONFIDENCE_RULES`) come to a `ConfidenceTask`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias, Unpack
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from understudy.denoisers.protocol import Denoiser
 from understudy.errors import SettingError
 from understudy.noise import NoiseSchedule
-from understudy.reveal import RevealPlan
+from understudy.reveal import RevealPlan, philox_uniforms
 from understudy.sampling.decoding.pace import PACES, block_indices, reveal_counts
 from understudy.sampling.decoding.planned import random_order_plan
 from understudy.sampling.decoding.rules import CONFIDENCE_RULES, ConfidenceRule
@@ -42,6 +42,7 @@ class ConfidenceTask:
 
     request: models, schedule, template and draws; its plan is not used. decoding: a name in `CONFIDENCE_RULES`.
     block_length: 1 … L. threshold: in (0, 1], or None where the number of positions of each step is fixed by `pace`.
+    seeds: n whole numbers, where samples of several seeds are pooled; that of the request unless given.
     """
 
     request: SamplingTask
@@ -49,6 +50,7 @@ class ConfidenceTask:
     block_length: int
     threshold: float | None
     pace: str
+    seeds: Sequence[int] | None = None
 
     @property
     def rule(self) -> ConfidenceRule:
@@ -81,6 +83,13 @@ class ConfidenceTask:
         free = self.request.template[sample] == self.request.mask_id
         return reveal_counts(_per_block(self.blocks[sample][free]), self.schedule.num_steps, self.pace)
 
+    def uniforms(self, sample: int, num_passes: int) -> NDArray[np.float64]:
+        """Fresh uniforms (L,) of a sample for the pass after its first `num_passes`; a function of seed and index."""
+        request = self.request
+        seed = request.seed if self.seeds is None else self.seeds[sample]
+        length = request.template.shape[1]
+        return philox_uniforms(int(seed), int(request.indices[sample]), length, stream=1 + num_passes)
+
 
 DecodingTask: TypeAlias = SamplingTask | ConfidenceTask
 """What `decoding_task` gives."""
@@ -94,6 +103,19 @@ def request_of(task: DecodingTask) -> SamplingTask:
 def with_request(task: DecodingTask, request: SamplingTask) -> DecodingTask:
     """The same rule for another request."""
     return request if isinstance(task, SamplingTask) else replace(task, request=request)
+
+
+def part_of(task: DecodingTask, first: int, end: int, *, plan: RevealPlan | None = None) -> DecodingTask:
+    """Samples first … end − 1 of a task; each is what it was. plan: theirs, where it is there already to be shared."""
+    rows, whole = slice(first, end), request_of(task)
+    own = replace(
+        whole,
+        template=whole.template[rows],
+        plan=whole.plan.part(rows) if plan is None else plan,
+        indices=whole.indices[rows],
+    )
+    part = with_request(task, own)
+    return part if isinstance(part, SamplingTask) or part.seeds is None else replace(part, seeds=part.seeds[rows])
 
 
 def passes_of(task: DecodingTask, first: int, end: int) -> int:
