@@ -149,14 +149,30 @@ def nominal_saved(denoisers: Mapping[str, CostedModel], schedule: ModelSchedule,
     return _saved(blocks, heavy.blocks), _saved(total, heavy.total)
 
 
+def cost_report(
+    denoisers: Mapping[str, CostedModel],
+    schedule: ModelSchedule,
+    length: int,
+    *,
+    samples: int,
+    executed: float,
+    heavy_alone: float,
+) -> FlopsReport:
+    """All figures, from the FLOPs that `samples` samples took and those of the same passes by the reference alone."""
+    dense = samples * schedule.num_steps * denoisers[reference_key(denoisers, length)].pass_flops(length).total
+    blocks, total = nominal_saved(denoisers, schedule, length)
+    return FlopsReport(blocks, total, executed, _saved(executed, dense), _saved(executed, heavy_alone))
+
+
 def executed_report(denoisers: Mapping[str, CostedModel], schedule: ModelSchedule, plan: RevealPlan) -> FlopsReport:
     """Cost of executing `plan` under `schedule`: exact, and known before the first pass."""
     keys, revealed = plan.event_keys(schedule), plan.events.num_revealed
     heavy = reference_key(denoisers, plan.length)
     executed = sum(_passes_cost(denoisers[key], plan.length, revealed[keys == key]) for key in schedule.keys)
     heavy_alone = _passes_cost(denoisers[heavy], plan.length, revealed)
-    dense = plan.num_samples * plan.num_steps * denoisers[heavy].pass_flops(plan.length).total
-    return _report(denoisers, schedule, plan.length, executed, heavy_alone, dense)
+    return cost_report(
+        denoisers, schedule, plan.length, samples=plan.num_samples, executed=executed, heavy_alone=heavy_alone
+    )
 
 
 def expected_report(
@@ -178,8 +194,8 @@ def expected_report(
     }
     heavy, keys = reference_key(denoisers, length), np.array(schedule.steps())
     executed = sum(float(everything[key][keys == key].sum()) for key in schedule.keys)
-    dense = schedule.num_steps * denoisers[heavy].pass_flops(length).total
-    return _report(denoisers, schedule, length, executed, float(everything[heavy].sum()), dense)
+    heavy_alone = float(everything[heavy].sum())
+    return cost_report(denoisers, schedule, length, samples=1, executed=executed, heavy_alone=heavy_alone)
 
 
 def expected_step_flops(
@@ -222,18 +238,6 @@ def _passes_cost(model: CostedModel, length: int, revealed: NDArray[np.int64]) -
     values, counts = np.unique(revealed, return_counts=True)
     costs = (model.pass_flops(length, int(value)).total for value in values)
     return sum(int(count) * cost for count, cost in zip(counts, costs, strict=True))
-
-
-def _report(
-    denoisers: Mapping[str, CostedModel],
-    schedule: ModelSchedule,
-    length: int,
-    executed: float,
-    heavy_alone: float,
-    dense: float,
-) -> FlopsReport:
-    blocks, total = nominal_saved(denoisers, schedule, length)
-    return FlopsReport(blocks, total, executed, _saved(executed, dense), _saved(executed, heavy_alone))
 
 
 def _saved(cost: float, reference: float) -> float:

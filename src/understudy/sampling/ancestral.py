@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from understudy.errors import ModelError, SettingError
-from understudy.flops import FlopsReport, nominal_saved, reference_key
+from understudy.flops import FlopsReport, cost_report, reference_key
 from understudy.sampling.draw import probabilities
 from understudy.sampling.result import SampleResult, StepRecord
 from understudy.sampling.task import SamplingTask, device_of
@@ -105,11 +105,8 @@ class _PlainRun:
 
 def _dense_flops(task: SamplingTask, nfe: Counter[str]) -> FlopsReport:
     """Cost of full passes; a schedule's own saving is then its saving with head."""
-    length = task.plan.length
+    length, samples = task.plan.length, task.plan.num_samples
     full = {key: model.pass_flops(length).total for key, model in task.denoisers.items()}
-    heavy = full[reference_key(task.denoisers, length)]
     executed = sum(passes * full[key] for key, passes in nfe.items())
-    blocks, total = nominal_saved(task.denoisers, task.schedule, length)
-    dense = task.plan.num_samples * task.plan.num_steps * heavy
-    made = sum(nfe.values()) * heavy
-    return FlopsReport(blocks, total, executed, 1 - executed / dense, 1 - executed / made)
+    made = sum(nfe.values()) * full[reference_key(task.denoisers, length)]
+    return cost_report(task.denoisers, task.schedule, length, samples=samples, executed=executed, heavy_alone=made)

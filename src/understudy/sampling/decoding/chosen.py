@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from understudy.flops import FlopsReport, nominal_saved, reference_key
+from understudy.flops import cost_report
 from understudy.sampling.decoding.task import ConfidenceTask
 from understudy.sampling.result import SampleResult
 
@@ -51,7 +51,5 @@ class Chosen:
         nfe = dict(zip(task.schedule.keys, self.passes.sum(axis=0).tolist(), strict=True))
         models, (samples, length) = task.request.denoisers, task.request.template.shape
         executed, heavy_alone = self.flops.sum(axis=0).tolist()
-        dense = samples * task.schedule.num_steps * models[reference_key(models, length)].pass_flops(length).total
-        blocks, total = nominal_saved(models, task.schedule, length)
-        flops = FlopsReport(blocks, total, executed, 1 - executed / dense, 1 - executed / heavy_alone)
+        flops = cost_report(models, task.schedule, length, samples=samples, executed=executed, heavy_alone=heavy_alone)
         return SampleResult(tokens, self.reveal_step, task.schedule, nfe, flops, seconds)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from understudy.denoisers.protocol import Denoiser, Positions
 from understudy.driving import run_to_end
 from understudy.errors import ModelError
-from understudy.flops import FlopsReport, nominal_saved, reference_key
+from understudy.flops import FlopsReport, cost_report, reference_key
 from understudy.reveal import GIVEN
 from understudy.sampling.decoding.pace import highest, reach_threshold
 from understudy.sampling.decoding.task import ConfidenceTask, DecodingOptions, decoding_task
@@ -210,6 +210,4 @@ def _flops(task: ConfidenceTask, passes: Mapping[tuple[str, int], int]) -> Flops
     heavy = models[reference_key(models, length)]
     executed = sum(count * models[key].pass_flops(length, asked).total for (key, asked), count in passes.items())
     heavy_alone = sum(count * heavy.pass_flops(length, asked).total for (_, asked), count in passes.items())
-    dense = samples * task.schedule.num_steps * heavy.pass_flops(length).total
-    blocks, total = nominal_saved(models, task.schedule, length)
-    return FlopsReport(blocks, total, executed, 1 - executed / dense, 1 - executed / heavy_alone)
+    return cost_report(models, task.schedule, length, samples=samples, executed=executed, heavy_alone=heavy_alone)
