@@ -235,8 +235,8 @@ def test_control_characters_do_not_reach_the_terminal(sample, monkeypatch):
 
 
 def fail_after(failure, records=2):
-    """A stand-in for `sample_steps` that fails in the middle."""
-    original = sampling.sample_steps
+    """A stand-in for `task_steps` that fails in the middle."""
+    original = sampling.task_steps
 
     def steps(task):
         run = original(task)
@@ -261,7 +261,7 @@ def interruptible():
 
 @pytest.mark.usefixtures("interruptible")
 def test_interrupt_leaves_nothing_behind(sample, monkeypatch, tmp_path):
-    monkeypatch.setattr(sampling, "sample_steps", fail_after(lambda: signal.raise_signal(signal.SIGINT)))
+    monkeypatch.setattr(sampling, "task_steps", fail_after(lambda: signal.raise_signal(signal.SIGINT)))
     outcome = sample("--steps", 8, "--output", "out.jsonl", "--json")
     kept = "nothing is kept, since samples are written when all are there; --ray keeps finished parts"
     assert outcome == Outcome(130, "", f"understudy: interrupted; {kept}\n")
@@ -304,13 +304,13 @@ NUMPY_REFUSAL = "Unable to allocate 116. TiB for an array with shape (1000000000
     ],
 )
 def test_what_the_machine_refuses_is_one_line(sample, monkeypatch, tmp_path, error, message):
-    monkeypatch.setattr(sampling, "sample_steps", fail_after(lambda: throw(error)))
+    monkeypatch.setattr(sampling, "task_steps", fail_after(lambda: throw(error)))
     check_refusal(sample("--steps", 8, "--output", "out.jsonl"), tmp_path, message)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), ModuleNotFoundError("a bug", name="understudy.nowhere")])
 def test_errors_of_our_own_keep_their_traceback(sample, monkeypatch, error):
-    monkeypatch.setattr(sampling, "sample_steps", fail_after(lambda: throw(error)))
+    monkeypatch.setattr(sampling, "task_steps", fail_after(lambda: throw(error)))
     with pytest.raises(type(error), match="a bug"):
         sample("--steps", 8)
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+RULE = ("decoding", "block_length", "threshold")  # names of the options below
 Decoding = Annotated[
     str,
     typer.Option(

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from understudy.cli import evaluate_options as opt
 from understudy.cli.comparison_view import drive, show_tables
-from understudy.cli.decoding_options import BlockLength, Decoding, Threshold
+from understudy.cli.decoding_options import RULE, BlockLength, Decoding, Threshold
 from understudy.cli.interrupts import keeping
 from understudy.cli.models import (
     Device,
@@ -105,14 +105,11 @@ def evaluate_command(
         _compare(given)
 
 
-SAMPLED = (
-    *("steps", "length", "num_samples", "batch_size", "top_p", "noise"),
-    *("decoding", "block_length", "threshold"),
-)
-ANCESTRAL = ("length", "num_samples", "noise", "prefix", "template")  # what the cost of a sample depends on
+SAMPLED = ("steps", "length", "num_samples", "batch_size", "top_p", "noise", *RULE)
+COSTED = ("length", "num_samples", "noise", "prefix", "template")  # what the cost of a sample depends on
 FOR_SCHEDULES = (
     *("heavy", "light", "model", "steps", "length", "seed", "temperature", "noise"),
-    *("fewer_steps", "decoding", "block_length", "threshold"),
+    *("fewer_steps", *RULE),
     *("prefix", "prefixes", "prefix_length", "ray", "ray_workers"),
 )
 
@@ -288,7 +285,7 @@ def _with_rivals(
 
     if given["decoding"] != "ancestral":
         raise SettingError("--fewer-steps goes with ancestral decoding; name rivals yourself, such as --schedule H24")
-    own: dict[str, Any] = {name: value for name, value in options.items() if name in ANCESTRAL}
+    own: dict[str, Any] = {name: value for name, value in options.items() if name in COSTED}
     own["seed"] = (given["seed"] or [0])[0]
     if "template" in own:
         own["template"] = own["template"][: own["num_samples"]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.console import Console
 
-from understudy.cli.decoding_options import BlockLength, Decoding, Threshold
+from understudy.cli.decoding_options import RULE, BlockLength, Decoding, Threshold
 from understudy.cli.interrupts import keeping
 from understudy.cli.models import (
     Device,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from understudy.cluster import Cluster, FinishedParts
     from understudy.denoisers.model_set import ModelSet
     from understudy.prompts import Prompt
-    from understudy.sampling import ConfidenceTask, DecodingOptions, SampleResult, SamplingTask
+    from understudy.sampling import DecodingOptions, DecodingTask, SampleResult
     from understudy.schedule import ModelSchedule
 
 DEFAULT_STEPS = 256
@@ -81,14 +81,11 @@ Output = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
-OPTIONS = (
-    *("steps", "batch_size", "seed", "noise", "temperature", "top_p"),
-    *("decoding", "block_length", "threshold"),
-)
+OPTIONS = ("steps", "batch_size", "seed", "noise", "temperature", "top_p", *RULE)
 SHOWN_BESIDE_A_FILE = 8  # samples on the screen where a file holds them all
 NOTHING_KEPT = "nothing is kept, since samples are written when all are there; --ray keeps finished parts"
 DRAWN = (
-    *("seed", "temperature", "top_p", "decoding", "block_length", "threshold"),
+    *("seed", "temperature", "top_p", *RULE),
     *("prefix", "suffix", "infill"),
 )  # what the record says of how samples were drawn
 
@@ -200,9 +197,7 @@ def _options(given: dict[str, Any], indices: Sequence[int], rows: Any) -> "Decod
     return own | cast("DecodingOptions", {name: given[name] for name in OPTIONS})
 
 
-def _task(
-    models: "ModelSet", schedule: "ModelSchedule | None", options: "DecodingOptions"
-) -> "SamplingTask | ConfidenceTask":
+def _task(models: "ModelSet", schedule: "ModelSchedule | None", options: "DecodingOptions") -> "DecodingTask":
     """Check the request; where nothing says the number of steps, take the usual one."""
     import numpy as np
 
@@ -220,7 +215,7 @@ def _task(
 
 
 def _parts(
-    tasks: "list[SamplingTask | ConfidenceTask]", models: "ModelSet", settings: dict[str, Any], given: dict[str, Any]
+    tasks: "list[DecodingTask]", models: "ModelSet", settings: dict[str, Any], given: dict[str, Any]
 ) -> "FinishedParts":
     """Where finished samples are kept, told what they depend on."""
     from understudy.sampling import request_of

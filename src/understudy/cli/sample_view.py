@@ -16,12 +16,12 @@ from understudy.driving import run_to_end
 if TYPE_CHECKING:
     from understudy.cluster import FinishedParts, RayWorkforce, SamplingProgress
     from understudy.denoisers.model_set import ModelSet
-    from understudy.sampling import ConfidenceTask, SampleResult, SamplingTask, StepRecord
+    from understudy.sampling import DecodingTask, SampleResult, StepRecord
 
 
-def run_with_bar(task: "SamplingTask | ConfidenceTask") -> "SampleResult":
+def run_with_bar(task: "DecodingTask") -> "SampleResult":
     """Execute a task under a progress bar on standard error, whose total is exact if given; no terminal, no bar."""
-    from understudy.sampling import ConfidenceTask, decode_steps, sample_steps
+    from understudy.sampling import task_steps
 
     console = Console(stderr=True)
     columns = (
@@ -37,11 +37,11 @@ def run_with_bar(task: "SamplingTask | ConfidenceTask") -> "SampleResult":
         def show(record: "StepRecord") -> None:
             progress.update(bar, advance=len(record.samples), key=record.key)
 
-        return run_to_end(decode_steps(task) if isinstance(task, ConfidenceTask) else sample_steps(task), show)
+        return run_to_end(task_steps(task), show)
 
 
 def run_on_cluster_with_bar(
-    tasks: "Sequence[SamplingTask | ConfidenceTask]", workforce: "RayWorkforce", parts: "FinishedParts"
+    tasks: "Sequence[DecodingTask]", workforce: "RayWorkforce", parts: "FinishedParts"
 ) -> "list[SampleResult]":
     """Execute tasks by the workers of a cluster under one bar on standard error; no terminal, no bar."""
     from understudy.cluster import sample_on_cluster

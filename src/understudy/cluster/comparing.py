@@ -18,7 +18,7 @@ from understudy.driving import mapped
 from understudy.evaluation import Comparison, ComparisonProgress, ComparisonTask, Scoring
 from understudy.evaluation.running import SampledCell, sample_cells, summarise_cells
 from understudy.evaluation.tasks import Cell
-from understudy.sampling import Chosen, passes_of, request_of
+from understudy.sampling import Chosen, part_of, passes_of, request_of
 from understudy.work import Finished, Tools, Workforce
 
 
@@ -105,8 +105,8 @@ class _Run:
 
     def work(self, number: int, first: int, end: int) -> JudgedStretch:
         """A stretch, ready to travel."""
-        cell = self.task.part(first, end).cells[number]
-        return JudgedStretch(replace(cell, task=with_models(cell.task, {})), self.scoring)
+        cell = self.task.cells[number]
+        return JudgedStretch(replace(cell, task=with_models(part_of(cell.task, first, end), {})), self.scoring)
 
     def advance(self, number: int, passes: int) -> ComparisonProgress:
         """A cell is so much further."""

@@ -14,11 +14,11 @@ from understudy.sampling import (
     DecodingTask,
     SampleResult,
     SamplingTask,
-    decode_steps,
     part_of,
     passes_of,
     request_of,
-    sample_steps,
+    result_of,
+    task_steps,
     with_request,
 )
 from understudy.work import Finished, Tools, Workforce
@@ -43,8 +43,7 @@ class SampledStretch:
     def run(self, tools: Tools) -> Generator[int, None, Arrays]:
         """Yields passes; gives tokens (n, L), seconds (1,) and, where the models choose positions, what that cost."""
         task = with_models(self.task, tools.denoisers)
-        steps = sample_steps(task) if isinstance(task, SamplingTask) else decode_steps(task)
-        result = yield from mapped(steps, lambda record: len(record.samples))
+        result = yield from mapped(task_steps(task), lambda record: len(record.samples))
         own = {"tokens": result.tokens.numpy().astype(np.int32), "seconds": np.array([result.seconds])}
         return own if isinstance(task, SamplingTask) else own | Chosen.of(result).arrays()
 
@@ -93,9 +92,4 @@ def with_models(task: DecodingTask, denoisers: Mapping[str, Denoiser]) -> Decodi
 
 def _result(task: DecodingTask, own: Arrays) -> SampleResult:
     tokens, seconds = torch.from_numpy(own["tokens"].astype(np.int64)), float(own["seconds"].sum())
-    if isinstance(task, SamplingTask):
-        nfe = task.plan.num_passes(task.schedule)
-        return SampleResult(tokens, task.plan.reveal_step, task.schedule, nfe, task.flops, seconds)
-    chosen = Chosen.from_arrays(own)
-    assert chosen is not None
-    return chosen.result(task, tokens, seconds)
+    return result_of(task, tokens, seconds, Chosen.from_arrays(own))

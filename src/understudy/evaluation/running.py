@@ -35,11 +35,10 @@ from understudy.sampling import (
     Chosen,
     ConfidenceTask,
     DecodingOptions,
-    DecodingTask,
     SampleResult,
     StepRecord,
-    decode_steps,
-    sample_steps,
+    result_of,
+    task_steps,
 )
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -136,7 +135,10 @@ def summarise_cells(
         JudgedSamples(metrics.sample_rows(done.tokens), cell.free, done.nll_sums, done.counts)
         for cell, done in zip(task.cells, sampled, strict=True)
     ]
-    results = [_result(cell.task, done) for cell, done in zip(task.cells, sampled, strict=True)]
+    results = [
+        result_of(cell.task, done.tokens, done.seconds, done.chosen)
+        for cell, done in zip(task.cells, sampled, strict=True)
+    ]
     overlaps = yield from _overlaps(task, judged, sum(results[-1].nfe.values()))
     scores = _scores(task, judged, overlaps)
     first = [own for cell, own in zip(task.cells, scores, strict=True) if cell.name == task.cells[0].name]
@@ -193,7 +195,7 @@ def _scores(
 
 def _sample(cell: Cell) -> Generator[ComparisonProgress, None, SampleResult]:
     """Run one task and report after each pass; a sample is finished when all its tokens are there."""
-    task, masked, passes = cell.task, cell.free.sum(axis=1), 0
+    masked, passes = cell.free.sum(axis=1), 0
 
     def report(record: StepRecord) -> ComparisonProgress:
         nonlocal passes
@@ -201,17 +203,7 @@ def _sample(cell: Cell) -> Generator[ComparisonProgress, None, SampleResult]:
         masked[:] -= np.bincount(record.places, minlength=len(masked))
         return cell.progress("sampling", open_samples=int(np.count_nonzero(masked)), passes=passes)
 
-    steps = decode_steps(task) if isinstance(task, ConfidenceTask) else sample_steps(task)
-    return (yield from mapped(steps, report))
-
-
-def _result(task: DecodingTask, done: SampledCell) -> SampleResult:
-    """What sampling gives, whoever made it: from the plan, or from what the runs tell where there is none."""
-    if isinstance(task, ConfidenceTask):
-        assert done.chosen is not None
-        return done.chosen.result(task, done.tokens, done.seconds)
-    nfe = task.plan.num_passes(task.schedule)
-    return SampleResult(done.tokens, task.plan.reveal_step, task.schedule, nfe, task.flops, done.seconds)
+    return (yield from mapped(task_steps(cell.task), report))
 
 
 def paired_difference(

@@ -13,6 +13,8 @@ from understudy.sampling.decoding import (
     part_of,
     passes_of,
     request_of,
+    result_of,
+    task_steps,
     with_request,
 )
 from understudy.sampling.draw import inverse_cdf, probabilities
@@ -40,8 +42,10 @@ __all__ = [
     "passes_of",
     "probabilities",
     "request_of",
+    "result_of",
     "sample",
     "sample_plain",
     "sample_steps",
+    "task_steps",
     "with_request",
 ]

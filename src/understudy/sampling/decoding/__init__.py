@@ -10,8 +10,8 @@
 | entropy | the lowest entropy | by pace | no |
 """
 
-from understudy.sampling.decoding.chosen import Chosen
-from understudy.sampling.decoding.engine import decode, decode_steps
+from understudy.sampling.decoding.chosen import Chosen, result_of
+from understudy.sampling.decoding.engine import decode, decode_steps, task_steps
 from understudy.sampling.decoding.task import (
     DECODINGS,
     ConfidenceTask,
@@ -36,5 +36,7 @@ __all__ = [
     "part_of",
     "passes_of",
     "request_of",
+    "result_of",
+    "task_steps",
     "with_request",
 ]

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from understudy.flops import cost_report
-from understudy.sampling.decoding.task import ConfidenceTask
+from understudy.sampling.decoding.task import ConfidenceTask, DecodingTask
 from understudy.sampling.result import SampleResult
 
 
@@ -47,9 +47,21 @@ class Chosen:
         return {"reveal_step": self.reveal_step.astype(np.int32), "passes": self.passes, "flops": self.flops}
 
     def result(self, task: ConfidenceTask, tokens: torch.Tensor, seconds: float) -> SampleResult:
-        """The result of a whole task, whoever made its parts. tokens: int64 (n, L)."""
+        """The result of a whole task; see `result_of`."""
         nfe = dict(zip(task.schedule.keys, self.passes.sum(axis=0).tolist(), strict=True))
         models, (samples, length) = task.request.denoisers, task.request.template.shape
         executed, heavy_alone = self.flops.sum(axis=0).tolist()
         flops = cost_report(models, task.schedule, length, samples=samples, executed=executed, heavy_alone=heavy_alone)
         return SampleResult(tokens, self.reveal_step, task.schedule, nfe, flops, seconds)
+
+
+def result_of(task: DecodingTask, tokens: torch.Tensor, seconds: float, chosen: Chosen | None) -> SampleResult:
+    """The result of a whole task, whoever made its parts: from its plan, or from what the runs told.
+
+    tokens: int64 (n, L). chosen: of a `ConfidenceTask`; None of any other.
+    """
+    if isinstance(task, ConfidenceTask):
+        assert chosen is not None
+        return chosen.result(task, tokens, seconds)
+    nfe = task.plan.num_passes(task.schedule)
+    return SampleResult(tokens, task.plan.reveal_step, task.schedule, nfe, task.flops, seconds)

@@ -23,7 +23,7 @@ from understudy.errors import ModelError
 from understudy.flops import FlopsReport, cost_report, reference_key
 from understudy.reveal import GIVEN
 from understudy.sampling.decoding.pace import highest, reach_threshold
-from understudy.sampling.decoding.task import ConfidenceTask, DecodingOptions, decoding_task
+from understudy.sampling.decoding.task import ConfidenceTask, DecodingOptions, DecodingTask, decoding_task
 from understudy.sampling.draw import inverse_cdf, probabilities
 from understudy.sampling.engine import sample_steps
 from understudy.sampling.result import SampleResult, StepRecord
@@ -52,8 +52,12 @@ def decode(
     >>> decode({"H": coin}, "H2", decoding="low_confidence", temperature=0).tokens
     tensor([[0, 0]])
     """
-    task = decoding_task(denoisers, schedule, **options)
-    return run_to_end(sample_steps(task) if isinstance(task, SamplingTask) else decode_steps(task))
+    return run_to_end(task_steps(decoding_task(denoisers, schedule, **options)))
+
+
+def task_steps(task: DecodingTask) -> Generator[StepRecord, None, SampleResult]:
+    """Execute a task of any rule: `sample_steps` or `decode_steps`, whichever it is for."""
+    return sample_steps(task) if isinstance(task, SamplingTask) else decode_steps(task)
 
 
 def decode_steps(task: ConfidenceTask) -> Generator[StepRecord, None, SampleResult]:

@@ -134,7 +134,7 @@ def decoding_task(
     threshold: float | None = None,
     pace: str | None = None,
     **options: Unpack[SamplingOptions],
-) -> SamplingTask | ConfidenceTask:
+) -> DecodingTask:
     """Check a request and make it ready for `sample_steps`, or for `decode_steps` if it is a `ConfidenceTask`.
 
     denoisers, schedule, options: as for `SamplingTask.create`. decoding: a name in `DECODINGS`.
